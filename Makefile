@@ -1,0 +1,104 @@
+# Thin lines over the packages' own commands; `make help` lists them. Set-up happens by itself, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3
+CONFIG ?= configs/cifar10-tiny.toml
+SIM ?= verilator
+IMAGES ?=
+MASK ?=
+WAVES ?=
+SEED ?=
+ARGS ?=
+# Asked for the CPU build of torch only where pip's own configuration does not offer it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# A stamp carries the sum of what it was made from, so a checkout's file times do not matter.
+SUM := $(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+CORE := $(VENV)/.core-$(SUM)
+TEST := $(VENV)/.test-$(SUM)
+TRAIN := $(VENV)/.train-$(SUM)
+RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
+	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
+
+.PHONY: help sim test setup train quantize rtl golden report check clean distclean
+
+help:  ## this list
+	@echo "make TARGET [CONFIG=$(CONFIG)]"
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@echo
+	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones."
+	@echo "The first run makes $(VENV) from requirements.lock (600 MB) and needs Python 3.11+, g++, make and perl."
+	@echo "make train, make quantize and the float comparisons in make test need the CPU build of torch 2.13.0 (1.3 GB more)."
+	@echo "It comes from where pip is set to look (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL), else from TORCH_INDEX=$(TORCH_INDEX)."
+	@echo "Without it those tests are skipped, aloud. For a GPU build: $(VENV)/bin/pip install torch==2.13.0, then make train."
+
+sim: rtl  ## set up, then simulate the generated machine and compare every layer with the golden model
+	$(PY) -m sim run --config $(CONFIG) $(RUN_FLAGS)
+
+test: $(TEST)  ## set up, then run all tests
+	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
+		echo "make test: torch is missing: the tests that need it are skipped (see make help)" >&2
+	$(PY) -m pytest $(ARGS)
+
+train: $(TRAIN)  ## train the network of CONFIG (resumes from its checkpoint)
+	$(PY) -m model train --config $(CONFIG) $(ARGS)
+
+quantize: $(TRAIN)  ## fold the trained network into integers: the network file
+	$(PY) -m quantize export --config $(CONFIG) $(ARGS)
+
+rtl: $(CORE)  ## write Verilog, program and memory images to rtl/build/
+	$(PY) -m hwgen emit --config $(CONFIG)
+
+golden: $(TEST)  ## check the golden model
+	$(PY) -m pytest tests/golden $(ARGS)
+
+report: $(CORE)  ## write rtl/build/<config>/report.json and report.md
+	$(PY) -m sim report --config $(CONFIG) $(ARGS)
+
+check: $(TEST)  ## style, types, import directions
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_architecture.py
+
+setup: $(CORE)  ## only the set-up of make sim
+
+clean:  ## remove what was built (not .venv)
+	rm -rf rtl/build .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find model quantize hwgen sim firmware tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	rm -rf $(VENV)
+
+# A folder without any stamp is the rest of a set-up that was broken off: it is made afresh.
+$(CORE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "make: $(PYTHON) is not" \
+		"Python 3.11 or newer: install it, or name one, as in make sim PYTHON=python3.12" >&2; exit 2; }
+	@for tool in g++ make perl; do command -v $$tool >/dev/null || { echo "make: $$tool not found:" \
+		"apt-get install g++ make perl" >&2; exit 2; }; done
+	@if ! compgen -G '$(VENV)/.core-*' >/dev/null || ! $(PIP) --version >/dev/null 2>&1; then \
+		echo "make: setting up $(VENV) (once)"; \
+		$(PYTHON) -m venv --clear $(VENV) || { echo "make: $(PYTHON) cannot make a virtual environment:" \
+			"apt-get install python3-venv" >&2; exit 2; }; fi
+	@rm -f $(VENV)/.core-* $(VENV)/.test-* $(VENV)/.train-*
+	$(PIP) install -q -c requirements.lock setuptools
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e .
+	@touch $@
+
+$(TEST): $(CORE)
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[test]'
+	@touch $@
+
+# A torch 2.13.0 that is there already, a GPU build for one, is left alone.
+$(TRAIN): $(CORE)
+	@$(PY) -c 'import torch; assert torch.__version__.split("+")[0] == "2.13.0"' 2>/dev/null || { \
+		echo "make: installing torch (CPU build)"; \
+		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[train]' || \
+		$(PIP) --retries 1 --timeout 20 install -q -c requirements.lock --no-build-isolation \
+			--extra-index-url $(TORCH_INDEX) -e '.[train]'; }
+	@touch $@

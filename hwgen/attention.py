@@ -1,0 +1,138 @@
+"""The attention unit: a whole layer of windowed spike attention, softmax by ROM and division by soft reset (semantics.md, 3.4).
+
+While one job (a head of a window) computes, the next one's q, k and v are loaded. Cycles: hwgen/attention_cycles.py, exactly.
+"""
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.attention_cycles import SCORE_STAGES
+from hwgen.attention_desc import AttentionDescriptor
+from hwgen.attention_move import AttentionLoader, AttentionOutput, parts, slice_bits
+from hwgen.attention_scores import ScoreLanes, ScoreRows
+from hwgen.attention_sum import AttentionSum
+from hwgen.config import MachineConfig
+from hwgen.memory import read_signature, write_signature
+from model.masking import WIDTH
+
+
+class AttentionUnit(wiring.Component):
+    """Runs one attention layer: q, k, v counts in the spike scratchpad -> output counts in the spike scratchpad.
+
+    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) stable from then until `done`, and `mask_state`, the LFSR
+    state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after the last
+    write; `spike_read`, `spike_write`: one word a cycle each, never refused; `rom`: A read ports (A = attention_rows)
+    of {den, num}, num in the low `rom_bits`. The next `start` may come in the cycle after `done`. Input and output
+    regions must not overlap. Each token's whole output words are written, lanes without a channel as 0.
+    """
+
+    def __init__(self, m: MachineConfig, spike_address_bits: int, rom_address_bits: int) -> None:
+        self.machine, self.spike_address_bits = m, spike_address_bits
+        super().__init__({
+            "start": In(1), "done": Out(1), "desc": In(AttentionDescriptor), "mask_state": In(WIDTH),
+            "spike_read": Out(read_signature(spike_address_bits, m.word_bits)),
+            "spike_write": Out(write_signature(spike_address_bits, m.word_bits)),
+            "rom": Out(read_signature(rom_address_bits, 2 * m.rom_bits)).array(m.attention_rows)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Wiring, the job sequence, and the control bits that travel with each key."""
+        m, machine, desc = Module(), self.machine, self.desc
+        rows, lane_bits = machine.attention_rows, machine.head_lanes * machine.planes
+        m.submodules.loader = loader = AttentionLoader(machine, self.spike_address_bits)
+        m.submodules.lanes = lanes = ScoreLanes(machine)
+        m.submodules.rows = score_rows = ScoreRows(machine)
+        m.submodules.sums = sums = AttentionSum(machine)
+        m.submodules.output = output = AttentionOutput(machine, self.spike_address_bits)
+        connect(m, flipped(self.spike_read), loader.spike_read)
+        connect(m, flipped(self.spike_write), output.spike_write)
+        m.d.comb += [unit.desc.eq(desc) for unit in (loader, lanes, score_rows, sums, output)]
+        m.d.comb += [unit.start.eq(self.start) for unit in (loader, score_rows, output)]
+        m.d.comb += [self.done.eq(output.done), score_rows.mask_state.eq(self.mask_state)]
+
+        mask = Signal(lane_bits)  # zero beyond the head's channels: what lies there belongs to other heads
+        for c in range(machine.head_lanes):
+            m.d.sync += mask[c * machine.planes:(c + 1) * machine.planes].eq((desc.head_size > c).replicate(machine.planes))
+
+        key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
+        # With each key, by stage: valid, first and last of its pass, buffer bank.
+        stages = [issue]
+        for index in range(SCORE_STAGES + machine.planes + 6):
+            later = Signal(len(issue), name=f"key_stage{index + 1}")
+            m.d.sync += later.eq(stages[-1])
+            stages.append(later)
+        scored = SCORE_STAGES + machine.planes  # the stage in which a count leaves the score lanes
+
+        value = Signal(range(machine.window_tokens))
+        with m.If(stages[scored + 2][1]):
+            m.d.sync += value.eq(0)
+        with m.Elif(stages[scored + 3][0]):
+            m.d.sync += value.eq(value + 1)
+        addresses = (Cat(query, query_bank), Cat(key, bank), Cat(value, stages[scored + 3][3]))
+        q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
+
+        for r in range(rows):
+            waiting, now = Signal(lane_bits, name=f"q_waiting{r}"), Signal(lane_bits, name=f"q{r}")
+            with m.If(fetched[r]):
+                m.d.sync += waiting.eq(q & mask)
+            with m.If(issue[1]):
+                m.d.sync += now.eq(waiting)
+            m.d.comb += [
+                lanes.q[r].eq(now), score_rows.a[r].eq(lanes.a[r]), self.rom[r].address.eq(score_rows.address[r]),
+                self.rom[r].en.eq(stages[scored + 2][0]),
+                sums.entry[r].eq(self.rom[r].data), sums.allow[r].eq(score_rows.allow[r])]
+        m.d.comb += [
+            lanes.k.eq(k), sums.v.eq(v & mask),
+            score_rows.before.eq(stages[scored - 1][1]), score_rows.valid.eq(stages[scored][0]),
+            sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]), sums.last.eq(stages[scored + 6][2]),
+            output.take.eq(sums.take), output.take_last.eq(sums.take_last), output.row.eq(sums.row)]
+        return m
+
+    def _sequence(self, m: Module, loader: AttentionLoader) -> tuple[Value, Value, Value, Value, list[Value], Value]:
+        """Slots of passes of keys.
+
+        Returns key index and bank, query index and bank, which waiting query row its fetch has reached, and the issue
+        bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next pass's query
+        rows are fetched, and before that the last pass waits for the next job's loading.
+        """
+        desc, rows = self.desc, self.machine.attention_rows
+        running, computing, loaded, bank = Signal(), Signal(), Signal(), Signal()
+        left, passed = Signal(9), Signal(8)
+        key, keys, query = Signal(range(self.machine.window_tokens)), Signal(), Signal(range(self.machine.window_tokens))
+        last_pass = passed == desc.passes_last
+        held = last_pass & (left == rows) & ~loader.done
+        m.d.comb += loader.go.eq(running & last_pass & (left == 0) & loader.more)
+        with m.If(keys):
+            m.d.sync += [key.eq(key + 1), keys.eq(key != desc.keys_last)]
+        with m.If(last_pass & (left == desc.pass_last)):
+            m.d.sync += query.eq(0)
+        with m.If(self.start):
+            # as if a job without keys had come to the point where it waits
+            m.d.sync += [running.eq(1), computing.eq(0), loaded.eq(1), bank.eq(1), left.eq(rows), passed.eq(desc.passes_last),
+                         keys.eq(0), query.eq(0)]
+        with m.Elif(running & ~held):
+            m.d.sync += left.eq(left - 1)
+            with m.If((left != 0) & (left <= rows)):
+                m.d.sync += query.eq(query + 1)
+            with m.If(left == 0):
+                m.d.sync += [left.eq(desc.pass_last), key.eq(0)]
+                with m.If(last_pass):
+                    m.d.sync += [passed.eq(0), bank.eq(~bank), computing.eq(loaded), running.eq(loaded), keys.eq(loaded),
+                                 loaded.eq(loader.more)]
+                with m.Else():
+                    m.d.sync += [passed.eq(passed + 1), keys.eq(computing)]
+        fetched = [left == rows - 1 - r for r in range(rows)]
+        issue = Cat(keys, keys & (key == 0), keys & (key == desc.keys_last), bank)
+        return key, bank, query, bank ^ last_pass, fetched, issue
+
+    def _buffer(self, m: Module, loader: AttentionLoader, kind: int, address: Value, loading: Value) -> Value:
+        """One of the double buffers q, k, v: a word for each token of a window, in two banks; bank `loading` is written."""
+        depth = 1 << (self.machine.window_tokens - 1).bit_length()
+        count = parts(self.machine)
+        words = memory.Memory(shape=slice_bits(self.machine), depth=2 * depth, init=[])
+        m.submodules[f"buffer_{'qkv'[kind]}"] = words
+        write = words.write_port(granularity=slice_bits(self.machine) // count)
+        read = words.read_port()
+        m.d.comb += [
+            write.addr.eq(Cat(loader.write.index, loading)), write.data.eq(loader.write.data),
+            write.en.eq(Mux(loader.write.kind[kind], loader.write.part, 0)), read.addr.eq(address)]
+        return read.data

@@ -1,0 +1,90 @@
+"""The softmax sums of each query row, and their fire: N += num * v, D += den, out = fire(N + (D >> 1), D)."""
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.attention_desc import AttentionDescriptor
+from hwgen.config import MachineConfig
+
+
+class AttentionSum(wiring.Component):
+    """A rows of sums at one key a cycle; finished rows fire one after another while the next rows accumulate.
+
+    Ports, with the ROM's data in cycle 0: `entry`, A words {den, num}, and `allow` in cycle 0; `v`, one row of head_lanes counts
+    (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in cycle 3. The first row
+    fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle after, with `take`; the others
+    follow. `take_last` marks the pass's last row.
+    """
+
+    def __init__(self, machine: MachineConfig) -> None:
+        self.machine = machine
+        bits = machine.head_lanes * machine.planes
+        super().__init__({
+            "desc": In(AttentionDescriptor), "entry": In(2 * machine.rom_bits).array(machine.attention_rows),
+            "allow": In(1).array(machine.attention_rows), "v": In(bits), "valid": In(1), "first": In(1), "last": In(1),
+            "take": Out(1), "take_last": Out(1), "row": Out(bits)})
+
+    def elaborate(self, platform: object) -> Module:
+        """ROM word; products by gated shifts; sums; fire."""
+        m, machine = Module(), self.machine
+        b, channels, rows = machine.planes, machine.head_lanes, machine.attention_rows
+        largest = (1 << machine.rom_bits) - 1
+        top_d, top_n = machine.window_tokens * largest, machine.window_tokens * largest * machine.levels
+        sums_n: list[list[Value]] = []
+        sums_d: list[Value] = []
+        for r in range(rows):
+            num, den = Signal(machine.rom_bits, name=f"num{r}"), Signal(machine.rom_bits, name=f"den{r}")
+            later, total = Signal(machine.rom_bits, name=f"den_later{r}"), Signal(range(top_d + 1), name=f"sum_d{r}")
+            gate = self.allow[r].replicate(machine.rom_bits)
+            m.d.sync += [num.eq(self.entry[r][:machine.rom_bits] & gate), den.eq(self.entry[r][machine.rom_bits:] & gate),
+                         later.eq(den)]
+            with m.If(self.valid):
+                m.d.sync += total.eq(Mux(self.first, 0, total) + later)
+            sums_d.append(total)
+            sums: list[Value] = []
+            for c in range(channels):
+                charge = Signal(range(largest * machine.levels + 1), name=f"charge{r}_{c}")
+                potential = Signal(range(top_n + 1), name=f"sum_n{r}_{c}")
+                gated = [Mux(self.v[c * b + p], num << p, 0) for p in range(b)]
+                m.d.sync += charge.eq(sum(gated[1:], gated[0]))
+                with m.If(self.valid):
+                    m.d.sync += potential.eq(Mux(self.first, 0, potential) + charge)
+                sums.append(potential)
+            sums_n.append(sums)
+        self._fire(m, sums_n, sums_d, top_n + top_d // 2, top_d << (b - 1))
+        return m
+
+    def _fire(self, m: Module, sums_n: list[list[Value]], sums_d: list[Value], top_v: int, top_t: int) -> None:
+        """`b` phases for each row; row 0's registers fire, the others wait in line."""
+        desc, b, channels, rows = self.desc, self.machine.planes, self.machine.head_lanes, self.machine.attention_rows
+        v = [[Signal(range(top_v + 1), name=f"v{r}_{c}") for c in range(channels)] for r in range(rows)]
+        threshold = [Signal(range(top_t + 1), name=f"threshold{r}") for r in range(rows)]
+        busy, cycle, row = Signal(), Signal(5), Signal(range(rows)) if rows > 1 else Const(0, 1)
+        enable = Signal()
+        with m.Switch(cycle):
+            for phase in range(b):
+                with m.Case(b - 1 - phase):
+                    m.d.comb += enable.eq(desc.planes_enable[phase])
+        phases, end = cycle < b, cycle == desc.row_last
+        m.d.sync += [self.take.eq(busy & end), self.take_last.eq(row == rows - 1)]
+        with m.If(busy):
+            m.d.sync += [cycle.eq(cycle + 1), threshold[0].eq(threshold[0] >> 1)]
+        for c in range(channels):
+            spike = (v[0][c] >= threshold[0]) & enable
+            with m.If(busy & phases):
+                count = self.row[c * b:(c + 1) * b]
+                m.d.sync += [v[0][c].eq(v[0][c] - Mux(spike, threshold[0], 0)),
+                             count.eq(Cat(spike, Mux(cycle == 0, 0, count)[:b - 1]))]
+        with m.If(busy & end):
+            m.d.sync += [cycle.eq(0), busy.eq(row != rows - 1)]
+            if isinstance(row, Signal):
+                m.d.sync += row.eq(row + 1)
+            for r in range(rows - 1):
+                m.d.sync += [threshold[r].eq(threshold[r + 1]), *(v[r][c].eq(v[r + 1][c]) for c in range(channels))]
+        with m.If(self.last):
+            m.d.sync += [busy.eq(1), cycle.eq(0)]
+            if isinstance(row, Signal):
+                m.d.sync += row.eq(0)
+            for r in range(rows):
+                m.d.sync += [threshold[r].eq(sums_d[r] << (b - 1)),
+                             *(v[r][c].eq(sums_n[r][c] + (sums_d[r] >> 1)) for c in range(channels))]

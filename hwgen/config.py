@@ -1,0 +1,72 @@
+"""The machine's knobs: the typed `[machine]` table of a configuration (one frozen object for hardware and schedule)."""
+from dataclasses import dataclass, field
+
+from model.config import ConfigError, read_table
+
+
+def _power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """Parameters of one generated accelerator. Memory depths of 0 are sized to the configured network."""
+
+    lanes: int = field(default=64, metadata={"doc": "output channels accumulated in parallel, 8 to 256"})
+    rows_per_cycle: int = field(default=2, metadata={"doc": "weight rows (events) read in each cycle: 1 or 2"})
+    planes: int = field(default=3, metadata={"doc": "bit planes of a spike count: L = 2^planes - 1"})
+    fire_lanes: int = field(default=8, metadata={"doc": "channels that the fire unit takes in each cycle"})
+    attention_rows: int = field(default=2, metadata={"doc": "query rows that the attention unit takes in parallel: 1 or 2"})
+    head_lanes: int = field(default=24, metadata={"doc": "largest head size of the attention unit"})
+    window_tokens: int = field(default=64, metadata={"doc": "largest number of tokens in an attention window"})
+    queue_depth: int = field(default=4, metadata={"doc": "event vectors queued ahead of the lane array"})
+    acc_bits: int = field(default=30, metadata={"doc": "bits of a lane accumulator"})
+    weight_bits: int = field(default=8, metadata={"doc": "bits of a stored weight: 4 or 8"})
+    rom_bits: int = field(default=12, metadata={"doc": "bits of a softmax ROM entry"})
+    weights: str = field(default="loadable", metadata={"doc": "loadable (over AXI4-Stream) or initialised (in the bitstream)"})
+    weight_rows: int = field(default=0, metadata={"doc": "depth of the weight memory, rows of `lanes` weights"})
+    spike_words: int = field(default=0, metadata={"doc": "depth of the spike scratchpad, words of `lanes` counts"})
+    stream_words: int = field(default=0, metadata={"doc": "depth of the residual scratchpad, words of `fire_lanes` values"})
+    param_words: int = field(default=0, metadata={"doc": "depth of the fire parameter memory, words of `fire_lanes` channels"})
+    rom_words: int = field(default=0, metadata={"doc": "depth of the softmax ROM"})
+    descriptors: int = field(default=0, metadata={"doc": "depth of the program memory, descriptors"})
+    bus_bytes: int = field(default=8, metadata={"doc": "bytes of an AXI4-Stream beat on the input side: 4 or 8"})
+
+    def __post_init__(self) -> None:
+        def need(good: bool, message: str) -> None:
+            if not good:
+                raise ConfigError(f"[machine] {message}")
+
+        need(_power_of_two(self.lanes) and 8 <= self.lanes <= 256,
+             f"lanes must be a power of two from 8 to 256, not {self.lanes}")
+        need(self.rows_per_cycle in (1, 2), f"rows_per_cycle must be 1 or 2, not {self.rows_per_cycle}")
+        need(1 <= self.planes <= 4, f"planes must be 1 to 4, not {self.planes}")
+        need(_power_of_two(self.fire_lanes) and self.fire_lanes <= self.lanes,
+             f"fire_lanes must be a power of two up to lanes ({self.lanes}), not {self.fire_lanes}")
+        need(self.attention_rows in (1, 2), f"attention_rows must be 1 or 2, not {self.attention_rows}")
+        need(1 <= self.head_lanes <= 128, f"head_lanes must be 1 to 128, not {self.head_lanes}")
+        need(4 <= self.window_tokens <= 256, f"window_tokens must be 4 to 256, not {self.window_tokens}")
+        need(2 <= self.queue_depth <= 64, f"queue_depth must be 2 to 64, not {self.queue_depth}")
+        need(20 <= self.acc_bits <= 32, f"acc_bits must be 20 to 32, not {self.acc_bits}")
+        need(self.weight_bits in (4, 8), f"weight_bits must be 4 or 8, not {self.weight_bits}")
+        need(6 <= self.rom_bits <= 16, f"rom_bits must be 6 to 16, not {self.rom_bits}")
+        need(self.weights in ("loadable", "initialised"),
+             f"weights must be 'loadable' or 'initialised', not {self.weights!r}")
+        need(self.bus_bytes in (4, 8), f"bus_bytes must be 4 or 8, not {self.bus_bytes}")
+        for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors"):
+            need(0 <= getattr(self, name) <= 1 << 20, f"{name} must be 0 (auto) to 2^20, not {getattr(self, name)}")
+
+    @property
+    def levels(self) -> int:
+        """L, the largest spike count."""
+        return (1 << self.planes) - 1
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a spike word: `planes` bits for each lane, lane 0 lowest."""
+        return self.lanes * self.planes
+
+
+def machine_config(raw: dict[str, object]) -> MachineConfig:
+    """Type the raw `[machine]` table of `model.config.Config`; ConfigError names what is wrong."""
+    return read_table(MachineConfig, "machine", raw)

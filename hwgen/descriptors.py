@@ -1,0 +1,130 @@
+"""Descriptors: what the compiler writes into the program memory and the sequencer hands to the units, stated once.
+
+A descriptor is `DESCRIPTOR_WORDS` program words of 64 bits: the header first, then the payload of its kind. Packing
+(`pack`) and the hardware's view (`amaranth.lib.data` layouts) come from the same field tables.
+"""
+import enum
+
+from amaranth.lib import data
+
+PROGRAM_BITS = 64
+DESCRIPTOR_WORDS = 8
+PAYLOAD_BITS = PROGRAM_BITS * (DESCRIPTOR_WORDS - 1)
+ADDRESS_BITS = 20
+
+
+class Kind(enum.IntEnum):
+    """What a descriptor asks for."""
+
+    END = 0
+    IMAGE = 1
+    GEMM = 2
+    ATTENTION = 3
+
+
+class After(enum.IntEnum):
+    """What leaves the fire unit."""
+
+    COUNTS = 0
+    """the neuron's counts, to the spike scratchpad"""
+    NORM = 1
+    """residual, then a second neuron's counts"""
+    PLANES = 2
+    """residual, then its requantised bit planes"""
+    LOGITS = 3
+    """no neuron: the sums, to the result stream"""
+
+
+HEADER = {
+    "kind": (4, "Kind"),
+    "layer": (12, "index of the layer in the network, for traces and counters"),
+    "last": (1, "last descriptor of its layer"),
+    "masked": (1, "the unit draws from the mask LFSR"),
+    "results": (1, "waits until the results before have left the machine"),
+    "reserved": (13, "0"),
+    "jump": (32, "x^k modulo the LFSR polynomial: from the image's start state to this descriptor's first draw"),
+}
+
+IMAGE = {
+    "base": (ADDRESS_BITS, "spike word of token 0"),
+    "tokens": (20, "patches of the image"),
+    "channels": (16, "pixel bytes of a patch"),
+    "groups": (4, "spike words that the bits of a pixel take"),
+    "words": (8, "words of `lanes` channels of a token"),
+    "token_words": (12, "spike words of a token: groups * words"),
+}
+
+GEMM = {
+    "in_base": (ADDRESS_BITS, "spike word of the first input token"),
+    "token_step": (16, "words from one output token's inputs to the next in the row"),
+    "row_step": (16, "the same from the last token of a row to the first of the next"),
+    "tokens_x": (10, "output tokens in a row, less one"),
+    "tokens_y": (10, "rows of output tokens, less one"),
+    "phases_x": (8, "gathered tokens along x, less one"),
+    "phases_y": (8, "gathered tokens along y (inner), less one"),
+    "off_x": (16, "words between gathered tokens along x"),
+    "off_y": (16, "words between gathered tokens along y"),
+    "words": (8, "words of one gathered token and group, less one"),
+    "group_step": (8, "words between groups of bit planes"),
+    "first_group": (12, "word offset of the group that holds the most significant plane"),
+    "first_bit": (3, "bit of the most significant plane in its group"),
+    "planes_less_one": (4, "bit planes of an input value, less one"),
+    "signed": (1, "the first plane subtracts"),
+    "weight_base": (ADDRESS_BITS, "weight row of input channel 0"),
+    "row_word_step": (10, "weight rows between words"),
+    "row_phase_step": (14, "weight rows between gathered tokens"),
+    "groups": (7, "fire groups of a token, less one"),
+    "spacing": (7, "least cycles from token to token, less one: fire groups or output words"),
+    "neuron_base": (14, "parameter word of the neuron's first group"),
+    "branch_base": (14, "parameter word of the residual's first group"),
+    "phases": (4, "enabled firing phases: a mask of b bits"),
+    "after": (2, "After"),
+    "fresh": (1, "the residual starts here"),
+    "shift": (4, "requantise shift"),
+    "plane_bits": (4, "requantised bits, less one"),
+    "stream_base": (ADDRESS_BITS, "residual word of token 0"),
+    "stream_step": (12, "residual words of a token"),
+    "out_base": (ADDRESS_BITS, "spike word of token 0's result"),
+    "out_step": (12, "spike words of a result token"),
+    "out_words": (4, "words written per token, less one"),
+    "out_word_step": (8, "words between them"),
+    "ratio0": (8, "mask ratio of channels that select 1, in 1/256"),
+    "ratio1": (8, "mask ratio of channels that select 2"),
+    "count": (9, "output channels of this tile (logits)"),
+    "final": (1, "last tile of the logits"),
+}
+
+Fields = dict[str, tuple[int, str]]
+
+
+def layout(fields: Fields) -> data.StructLayout:
+    """The hardware's view of a field table, first field in the lowest bits."""
+    return data.StructLayout({name: width for name, (width, _) in fields.items()})
+
+
+def pack(fields: Fields, values: dict[str, int]) -> int:
+    """Pack `values` (every field, each in range) into one integer; ValueError names the field and the value."""
+    if set(values) != set(fields):
+        raise ValueError(f"descriptor fields differ: {sorted(set(values) ^ set(fields))}")
+    word = shift = 0
+    for name, (width, _) in fields.items():
+        value = int(values[name])
+        if not 0 <= value < 1 << width:
+            raise ValueError(f"descriptor field {name} is {value}: it does not fit {width} bits")
+        word |= value << shift
+        shift += width
+    return word
+
+
+def unpack(fields: Fields, word: int) -> dict[str, int]:
+    """The inverse of `pack`."""
+    values = {}
+    for name, (width, _) in fields.items():
+        values[name] = word & (1 << width) - 1
+        word >>= width
+    return values
+
+
+def width(fields: Fields) -> int:
+    """Bits of a field table."""
+    return sum(bits for bits, _ in fields.values())

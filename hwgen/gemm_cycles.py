@@ -1,0 +1,96 @@
+"""Exact cycles of a GEMM descriptor, from the spike words it reads: the timing contract of `hwgen.gemm` as a recurrence.
+
+Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 1 on) is judged in c + 1 and, if it is queued, can be taken from
+c + 2 on. A vector of k events holds the emitter max(1, ceil(k / rows_per_cycle)) cycles. A token's last emission waits until
+`spacing` cycles after the one before. docs/architecture.md draws it.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.config import MachineConfig
+from hwgen.descriptors import After
+from hwgen.lanes import LaneArray
+
+Ints = NDArray[np.int64]
+Fields = dict[str, int]
+
+EMIT_TO_READY = LaneArray.LATENCY + 1
+"""Cycles from a token's last emission to its sums being ready."""
+FIRST_JUDGED = 2
+"""Cycle in which the first word is judged."""
+
+
+def write_delay(m: MachineConfig) -> int:
+    """Cycles from a token's last group entering the fire unit to the write of its first spike word."""
+    return 2 * m.planes + 6
+
+
+@dataclass(frozen=True, slots=True)
+class GemmCycles:
+    """What a GEMM descriptor costs for one image."""
+
+    cycles: int
+    """from the cycle of `start` to the cycle of `done`, inclusive"""
+    events: int
+    """weight rows read"""
+    emitting: int
+    """cycles in which the extractor emitted at least one event"""
+
+
+def addresses(f: Fields) -> Ints:
+    """Spike words read, in order: [tokens, planes, gathered tokens * words]; plane p reads its group's words."""
+    m_planes = f["planes_less_one"] + 1
+    y, x = np.meshgrid(np.arange(f["tokens_y"] + 1), np.arange(f["tokens_x"] + 1), indexing="ij")
+    row = f["tokens_x"] * f["token_step"] + f["row_step"]
+    token = f["in_base"] + y.ravel() * row + x.ravel() * f["token_step"]
+    px, py = np.meshgrid(np.arange(f["phases_x"] + 1), np.arange(f["phases_y"] + 1), indexing="ij")
+    gathered = (px * f["off_x"] + py * f["off_y"]).ravel()
+    inner = (gathered[:, None] + np.arange(f["words"] + 1)[None, :]).ravel()
+    return token[:, None, None] + np.zeros((1, m_planes, 1), np.int64) + inner[None, None, :]
+
+
+def vectors(f: Fields, m: MachineConfig, memory: Ints) -> Ints:
+    """Events of each bit vector, [tokens, planes, gathered tokens * words], from a scratchpad image [words, lanes]."""
+    where = addresses(f)
+    group, bit = f["first_group"], f["first_bit"]
+    counts = np.empty(where.shape, np.int64)
+    for plane in range(f["planes_less_one"] + 1):
+        counts[:, plane] = (memory[where[:, plane] + group] >> bit & 1).sum(axis=-1)
+        bit -= 1
+        if bit < 0:
+            bit, group = m.planes - 1, group - f["group_step"]
+    return counts
+
+
+def gemm_cycles(f: Fields, m: MachineConfig, events: Ints) -> GemmCycles:
+    """Cycles of the descriptor with fields `f` (`hwgen.descriptors.GEMM`) for `events` as `vectors` gives them."""
+    tokens, planes, words = events.shape
+    flat = events.reshape(-1)
+    plane_end = np.zeros(events.shape, bool)
+    plane_end[:, :, -1] = True
+    token_end = np.zeros(events.shape, bool)
+    token_end[:, -1, -1] = True
+    queued = np.flatnonzero((flat > 0) | plane_end.reshape(-1))
+    gaps = np.diff(queued, prepend=-1)
+    busy = np.maximum(1, -(-flat[queued] // m.rows_per_cycle))
+    ends = token_end.reshape(-1)[queued]
+    spacing, depth = f["spacing"] + 1, m.queue_depth
+    taken = [0] * len(queued)
+    judged, free, last = FIRST_JUDGED - 1, 0, -spacing
+    for index, (gap, cycles, end) in enumerate(zip(gaps.tolist(), busy.tolist(), ends.tolist(), strict=True)):
+        judged += gap
+        if index >= depth and taken[index - depth] >= judged:
+            judged = taken[index - depth] + 1
+        take = max(judged + 1, free)
+        taken[index] = take
+        free = take + cycles
+        if end:
+            free = last = max(free, last + spacing)
+    groups = f["groups"] + 1
+    if f["after"] == After.LOGITS:
+        done = last + EMIT_TO_READY + groups + 1
+    else:
+        done = last + EMIT_TO_READY + groups + write_delay(m) + f["out_words"]
+    return GemmCycles(done + 1, int(flat.sum()), int((-(-flat // m.rows_per_cycle)).sum()))

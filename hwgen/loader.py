@@ -1,0 +1,246 @@
+"""The input stream: loads memories while the machine is idle, and streams images into the spike scratchpad."""
+import enum
+from collections.abc import Mapping
+
+from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.config import MachineConfig
+from hwgen.descriptors import ADDRESS_BITS, IMAGE, layout
+from hwgen.memory import address_bits, write_signature
+from hwgen.registers import ErrorCode, LoadTarget
+
+PIXEL_BITS = 8
+
+Targets = Mapping[LoadTarget, tuple[int, int]]
+"""The memories that can be loaded: target -> (bits of a word, words)."""
+
+
+def beats_per_word(bus_bytes: int, width: int) -> int:
+    """Beats that a load packet spends on one memory word of `width` bits."""
+    return -(-width // (8 * bus_bytes))
+
+
+def pixel_groups(planes: int) -> int:
+    """Spike words of `planes` bits that the 8 bits of a pixel take."""
+    return -(-PIXEL_BITS // planes)
+
+
+def image_cycles(m: MachineConfig, tokens: int, channels: int) -> int:
+    """Cycles of an IMAGE descriptor from its `start` to its `done`, both counted, when the stream is always valid.
+
+    A word of `lanes` channels takes its beats or its group writes, whichever are more; only the first word's beats and
+    the last word's writes have nothing to hide behind.
+    """
+    groups = pixel_groups(m.planes)
+    beats = -(-channels // m.bus_bytes)
+    full, rest = divmod(beats, m.lanes // m.bus_bytes)
+    words = [m.lanes // m.bus_bytes] * full + ([rest] if rest else [])
+    token = sum(max(count, groups) for count in words)
+    return 1 + words[0] + (tokens * token - max(words[0], groups)) + groups + 1
+
+
+class _State(enum.IntEnum):
+    IDLE = 0
+    LOAD = 1
+    LOADED = 2
+    IMAGE = 3
+    FINISH = 4
+    DRAIN = 5
+
+
+class Loader(wiring.Component):
+    """AXI4-Stream sink `s_axis_*` of `bus_bytes` bytes a beat. A packet ends with TLAST.
+
+    **Load**: with `load_target` not 0 and `busy` low, a packet goes to that memory from word `load_address` on. A word
+    takes `beats_per_word` beats, least significant first, spare high bits ignored; one beat a cycle, never a stall. At
+    the end of the packet `loaded` pulses, and `load_address_update` with `load_address_next`, the word behind it. A
+    packet that ends inside a word: STREAM_SHORT; that goes past the memory: LOAD_RANGE; of no loadable memory:
+    LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come.
+
+    **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
+    packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
+    (`lanes` channels) of token `t` becomes `groups` spike words at `base + t*token_words + g*words + w`, whose lane `l`
+    holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. `done` pulses in the cycle after
+    the last write; `image_cycles` is exact for a stream that is always valid. A packet that ends early: STREAM_SHORT;
+    without TLAST on the image's last beat: STREAM_LONG; `done` then does not come. Until `start`, images wait (tready
+    low).
+
+    `error` [8] holds the ErrorCode for one cycle, right after the beat that showed it; what is left of the packet is
+    then taken and dropped up to its TLAST, and the next packet is good again. A `start` that comes meanwhile waits.
+    `abort` (pulse) forgets whatever was under way in the same manner, without an error; do not reset the loader
+    instead: the rest of a packet would pass for a new one. `loading` is high while a load packet is under way.
+
+    Ports `program_write`, `weights_write`, `params_write`, `rom_write` (those that `targets` names) and `spike_write`
+    are `hwgen.memory.write_signature`s.
+    """
+
+    def __init__(self, m: MachineConfig, targets: Targets, spike_address_bits: int = ADDRESS_BITS) -> None:
+        """ValueError when `lanes` is not a multiple of `bus_bytes` or a target is not a memory."""
+        if m.lanes % m.bus_bytes:
+            raise ValueError(f"lanes {m.lanes} is not a multiple of bus_bytes {m.bus_bytes}: use a narrower bus")
+        if LoadTarget.NONE in targets:
+            raise ValueError("LoadTarget.NONE is no memory: leave it out of the targets")
+        self.m, self.targets = m, dict(targets)
+        writes = {f"{target.name.lower()}_write": Out(write_signature(address_bits(depth), width))
+                  for target, (width, depth) in self.targets.items()}
+        super().__init__({
+            "s_axis_tdata": In(8 * m.bus_bytes), "s_axis_tvalid": In(1), "s_axis_tready": Out(1), "s_axis_tlast": In(1),
+            "busy": In(1), "load_target": In(3), "load_address": In(32),
+            "load_address_next": Out(32), "load_address_update": Out(1), "loading": Out(1), "loaded": Out(1),
+            "start": In(1), "desc": In(layout(IMAGE)), "done": Out(1),
+            "error": Out(8), "abort": In(1),
+            "spike_write": Out(write_signature(spike_address_bits, m.word_bits)),
+            **writes,
+        })
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        bus, image_slots = 8 * self.m.bus_bytes, self.m.lanes // self.m.bus_bytes
+        slots = max([image_slots] + [beats_per_word(self.m.bus_bytes, width) for width, _ in self.targets.values()])
+        m.submodules.groups = groups = _GroupWriter(self.m, len(self.spike_write.address))
+        state, start_waits, in_packet = Signal(_State), Signal(), Signal()
+        word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
+        take, begin, fault = Signal(), Signal(), Signal(8)
+        m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
+        m.d.sync += [self.error.eq(fault), self.done.eq(0)]
+        with m.If(take):
+            m.d.sync += [word.word_select(slot, bus).eq(self.s_axis_tdata), slot.eq(slot + 1),
+                         in_packet.eq(~self.s_axis_tlast)]
+        with m.If(self.start):
+            m.d.sync += start_waits.eq(1)
+
+        # load: which memory, where in it
+        target, address, last_slot, depth = Signal(3), Signal(32), Signal(range(slots)), Signal(32)
+        known, commit, commit_address = Signal(), Signal(), Signal(32)
+        m.d.sync += commit.eq(0)
+        m.d.comb += [self.load_address_next.eq(address), self.load_address_update.eq(self.loaded),
+                     self.loading.eq((state == _State.LOAD) | (state == _State.LOADED))]
+        with m.Switch(target):
+            for code, (width, words) in self.targets.items():
+                port = getattr(self, f"{code.name.lower()}_write")
+                m.d.comb += [port.address.eq(commit_address), port.data.eq(word)]
+                with m.Case(code.value):
+                    m.d.comb += [last_slot.eq(beats_per_word(self.m.bus_bytes, width) - 1), depth.eq(words),
+                                 known.eq(1), port.en.eq(commit)]
+
+        # image: where in it
+        beats_of_token, beats_left = Signal(17), Signal(17)
+        tokens_left, token_base, word_address = (Signal.like(self.desc.tokens), Signal(ADDRESS_BITS),
+                                                 Signal(ADDRESS_BITS))
+        token_end, image_end, word_end = Signal(), Signal(), Signal()
+        shift = self.m.bus_bytes.bit_length() - 1
+        tail = self.desc.channels[:shift]
+        kept = Cat(self.s_axis_tdata.word_select(byte, 8) & (~token_end | (tail == 0) | (byte < tail)).replicate(8)
+                   for byte in range(self.m.bus_bytes))
+        pixels = Cat(Mux(slot == number, kept, word.word_select(number, bus)) for number in range(image_slots))
+        m.d.comb += [
+            beats_of_token.eq((self.desc.channels + self.m.bus_bytes - 1) >> shift),
+            token_end.eq(beats_left == 1), image_end.eq(token_end & (tokens_left == 1)),
+            word_end.eq(token_end | (slot == image_slots - 1)),
+            groups.pixels.eq(pixels), groups.first.eq(word_address),
+            groups.step.eq(self.desc.words), groups.count.eq(self.desc.groups),
+            self.spike_write.address.eq(groups.write.address), self.spike_write.en.eq(groups.write.en),
+            self.spike_write.data.eq(groups.write.data),
+        ]
+
+        with m.Switch(state):
+            with m.Case(_State.IDLE):
+                m.d.sync += [word.eq(0), slot.eq(0), target.eq(self.load_target), address.eq(self.load_address),
+                             beats_left.eq(beats_of_token), tokens_left.eq(self.desc.tokens),
+                             token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
+                m.d.comb += begin.eq(self.start | start_waits)
+                with m.If(begin):
+                    m.d.sync += [state.eq(_State.IMAGE), start_waits.eq(0)]
+                with m.Elif(self.s_axis_tvalid & (self.load_target != 0) & ~self.busy):
+                    m.d.sync += state.eq(_State.LOAD)
+
+            with m.Case(_State.LOAD):
+                word_full = slot == last_slot
+                m.d.comb += self.s_axis_tready.eq(1)
+                with m.If(take):
+                    with m.If(~known):
+                        m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
+                    with m.Elif(word_full & (address >= depth)):
+                        m.d.comb += fault.eq(ErrorCode.LOAD_RANGE)
+                    with m.Elif(word_full):
+                        m.d.sync += [slot.eq(0), commit.eq(1), commit_address.eq(address), address.eq(address + 1)]
+                    with m.Elif(self.s_axis_tlast):
+                        m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
+                    with m.If(self.s_axis_tlast):
+                        m.d.sync += state.eq(_State.LOADED)
+
+            with m.Case(_State.LOADED):  # the last word is being written
+                m.d.comb += self.loaded.eq(~self.abort)
+                m.d.sync += state.eq(_State.IDLE)
+
+            with m.Case(_State.IMAGE):
+                m.d.comb += self.s_axis_tready.eq(~word_end | groups.free)
+                with m.If(take):
+                    m.d.sync += beats_left.eq(beats_left - 1)
+                    with m.If(word_end):
+                        m.d.comb += groups.load.eq(1)
+                        m.d.sync += [word.eq(0), slot.eq(0), word_address.eq(word_address + 1)]
+                    with m.If(token_end):
+                        m.d.sync += [beats_left.eq(beats_of_token), tokens_left.eq(tokens_left - 1),
+                                     token_base.eq(token_base + self.desc.token_words),
+                                     word_address.eq(token_base + self.desc.token_words)]
+                    with m.If(image_end & self.s_axis_tlast):
+                        m.d.sync += state.eq(_State.FINISH)
+                    with m.Elif(image_end):
+                        m.d.comb += fault.eq(ErrorCode.STREAM_LONG)
+                    with m.Elif(self.s_axis_tlast):
+                        m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
+
+            with m.Case(_State.FINISH):
+                with m.If(groups.free):
+                    m.d.sync += [state.eq(_State.IDLE), self.done.eq(~self.abort)]
+
+            with m.Case(_State.DRAIN):
+                m.d.comb += self.s_axis_tready.eq(1)
+                with m.If(take & self.s_axis_tlast):
+                    m.d.sync += state.eq(_State.IDLE)
+
+        # a fault or an abort leaves through here, whatever the state
+        m.d.comb += groups.cancel.eq((fault != 0) | self.abort)
+        with m.If(groups.cancel):
+            still_open = Mux(take, ~self.s_axis_tlast, in_packet)
+            m.d.sync += state.eq(Mux(still_open, _State.DRAIN, _State.IDLE))
+        with m.If(self.abort):
+            m.d.sync += [start_waits.eq(0), self.error.eq(0), commit.eq(0)]
+        return m
+
+
+class _GroupWriter(wiring.Component):
+    """Writes one word of pixels as `count` spike words, heaviest bits last, from `first` on, `step` apart.
+
+    `load` (only while `free`) takes `pixels` [lanes * 8]; the writes come in the next `count` cycles, and `free` is
+    high again in the last of them, so that loads every `count` cycles lose none. `cancel` drops what is left.
+    """
+
+    def __init__(self, m: MachineConfig, spike_address_bits: int) -> None:
+        self.m = m
+        fields = layout(IMAGE)
+        super().__init__({
+            "load": In(1), "cancel": In(1), "free": Out(1), "pixels": In(m.lanes * PIXEL_BITS),
+            "first": In(ADDRESS_BITS), "step": In(fields["words"].shape), "count": In(fields["groups"].shape),
+            "write": Out(write_signature(spike_address_bits, m.word_bits)),
+        })
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        held, left, address = Signal(self.m.lanes * PIXEL_BITS), Signal.like(self.count), Signal(ADDRESS_BITS)
+        pixels = [held.word_select(lane, PIXEL_BITS) for lane in range(self.m.lanes)]
+        m.d.comb += [
+            self.free.eq(left <= 1), self.write.en.eq(left != 0), self.write.address.eq(address),
+            self.write.data.eq(Cat(pixel[:self.m.planes] for pixel in pixels)),
+        ]
+        with m.If(left != 0):
+            m.d.sync += [left.eq(left - 1), address.eq(address + self.step)]
+            m.d.sync += [pixel.eq(pixel >> self.m.planes) for pixel in pixels]
+        with m.If(self.load):
+            m.d.sync += [held.eq(self.pixels), left.eq(self.count), address.eq(self.first)]
+        with m.If(self.cancel):
+            m.d.sync += left.eq(0)
+        return m

@@ -1,0 +1,105 @@
+"""The machine's memories: signatures of their ports, a memory of rows read twice a cycle, and a scratchpad.
+
+Reads are synchronous: address and `en` in cycle c, data in cycle c + 1, held while `en` is 0. A write is in the memory
+for reads of the next cycle on. What a read gives of an address that is written in the same cycle is not defined, and
+no client relies on it.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Elaboratable, Module
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out, Signature
+from amaranth.utils import ceil_log2
+
+
+def address_bits(depth: int) -> int:
+    """Bits of an address of a memory of `depth` words (at least 1); ValueError below one word."""
+    if depth < 1:
+        raise ValueError(f"a memory needs at least 1 word, not {depth!r}")
+    return max(1, ceil_log2(depth))
+
+
+def read_signature(bits: int, width: int) -> Signature:
+    """A read port as its client sees it: `address` of `bits` bits and `en` out, `data` of `width` bits in."""
+    return Signature({"address": Out(bits), "en": Out(1), "data": In(width)})
+
+
+def write_signature(bits: int, width: int) -> Signature:
+    """A write port as its client sees it: `address`, `en` and `data` out."""
+    return Signature({"address": Out(bits), "en": Out(1), "data": Out(width)})
+
+
+def _check(width: int, depth: int, init: Sequence[int]) -> None:
+    if width < 1:
+        raise ValueError(f"a memory word needs at least 1 bit, not {width!r}")
+    address_bits(depth)
+    if len(init) > depth:
+        raise ValueError(f"{len(init)} initial words do not fit a memory of {depth} words")
+    for index, word in enumerate(init):
+        if not 0 <= word < 1 << width:
+            raise ValueError(f"initial word {index} ({word:#x}) does not fit {width} bits")
+
+
+class RowMemory(wiring.Component):
+    """Rows read at `ports` addresses a cycle (weights, softmax ROM): `read[0]`, `read[1]`, ...; `write` for loads.
+
+    A block RAM has two ports. Two reads and a write make Yosys store everything twice (toolchain.md, trap 8), so a
+    memory that is never loaded is made without the write port (`loadable=False`) and costs half. `write` exists in
+    both, so that the machine around it is the same; without the port it does nothing. The write comes only while
+    the machine is idle: a board wrapper may put a true dual-port primitive here and share one port.
+
+    `init`: first words, the rest 0. ValueError on a bad depth, width or initial word.
+    """
+
+    def __init__(self, *, width: int, depth: int, ports: int = 2, loadable: bool = True,
+                 init: Sequence[int] = ()) -> None:
+        _check(width, depth, init)
+        if ports < 1:
+            raise ValueError(f"a row memory needs at least 1 read port, not {ports!r}")
+        self.width, self.depth, self.ports, self.loadable = width, depth, ports, loadable
+        self._init = list(init)
+        bits = address_bits(depth)
+        super().__init__({"read": In(read_signature(bits, width)).array(ports),
+                          "write": In(write_signature(bits, width))})
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
+        for port in self.read:
+            _join_read(m, memory, port)
+        if self.loadable:
+            _join_write(m, memory, self.write)
+        return m
+
+
+class Scratchpad(wiring.Component):
+    """A memory with one `read` and one `write` port, all words 0 at power up, or `init`.
+
+    ValueError on a bad depth, width or initial word.
+    """
+
+    def __init__(self, *, width: int, depth: int, init: Sequence[int] = ()) -> None:
+        _check(width, depth, init)
+        self.width, self.depth = width, depth
+        self._init = list(init)
+        bits = address_bits(depth)
+        super().__init__({"read": In(read_signature(bits, width)), "write": In(write_signature(bits, width))})
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
+        _join_read(m, memory, self.read)
+        _join_write(m, memory, self.write)
+        return m
+
+
+def _join_read(m: Module, memory: Memory, port: Any) -> None:
+    inner = memory.read_port(domain="sync")
+    m.d.comb += [inner.addr.eq(port.address), inner.en.eq(port.en), port.data.eq(inner.data)]
+
+
+def _join_write(m: Module, memory: Memory, port: Any) -> None:
+    inner = memory.write_port(domain="sync")
+    m.d.comb += [inner.addr.eq(port.address), inner.en.eq(port.en), inner.data.eq(port.data)]

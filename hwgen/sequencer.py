@@ -1,0 +1,107 @@
+"""Sequencer: runs the program. It fetches the next descriptor and jumps the mask LFSR to its first draw while the current one runs.
+
+Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of 8 words and the 32-cycle jump, whichever
+unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is done; its unit starts in
+the next cycle, and the fetch of the one behind it begins.
+"""
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.config import MachineConfig
+from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, Kind, layout
+from hwgen.lfsr import Jump
+from hwgen.registers import ErrorCode
+from model.masking import WIDTH
+
+FETCH_CYCLES = Jump.CYCLES + 4
+"""From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""
+
+
+class Sequencer(wiring.Component):
+    """`run` pulse: `images` runs of the program from descriptor `first`; `finished` pulse at the end.
+
+    `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with each descriptor,
+    `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops with `halt`.
+    A descriptor whose header says `results` waits until the result stream is idle.
+    """
+
+    def __init__(self, m: MachineConfig, address_bits: int) -> None:
+        self.m = m
+        super().__init__({
+            "run": In(1), "first": In(address_bits), "images": In(32), "image_index": In(32), "seed": In(32), "failed": In(1),
+            "finished": Out(1), "busy": Out(1), "error": Out(8), "image_done": Out(1),
+            "read": Out(wiring.Signature({"address": Out(address_bits + 3), "en": Out(1), "data": In(PROGRAM_BITS)})),
+            "header": Out(layout(HEADER)), "payload": Out(PAYLOAD_BITS), "mask_state": Out(WIDTH),
+            "start_image": Out(1), "start_gemm": Out(1), "start_attention": Out(1), "unit_done": In(1),
+            "results_idle": In(1), "halt": Out(1), "dispatch": Out(1), "descriptor": Out(32)})
+        self.address_bits = address_bits
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.jump = jump = Jump()
+        words = Array(Signal(PROGRAM_BITS, name=f"word{index}") for index in range(DESCRIPTOR_WORDS))
+        pc, index = Signal(self.address_bits), Signal(range(DESCRIPTOR_WORDS + 1))
+        arriving, arrived = Signal(), Signal(range(DESCRIPTOR_WORDS))
+        fetching, ready = Signal(), Signal()
+        running, left = Signal(), Signal(32)
+        next_header = Signal(layout(HEADER))
+        m.d.comb += next_header.eq(words[0])
+
+        # Fetch
+        begin, restart = Signal(), Signal()
+        m.d.comb += [self.read.address.eq((pc << 3) + index), self.read.en.eq(fetching & (index != DESCRIPTOR_WORDS))]
+        m.d.sync += [arriving.eq(self.read.en), arrived.eq(index)]
+        with m.If(self.read.en):
+            m.d.sync += index.eq(index + 1)
+        with m.If(arriving):
+            m.d.sync += words[arrived].eq(self.read.data)
+        state = Signal(WIDTH)
+        m.d.comb += [state.eq(Mux(self.seed == self.image_index, 1, self.seed ^ self.image_index)),
+                     jump.start.eq(arriving & (arrived == 0)), jump.state.eq(state),
+                     jump.polynomial.eq(layout(HEADER)(self.read.data).jump)]
+        with m.If(fetching & jump.done):
+            m.d.sync += [fetching.eq(0), ready.eq(1)]
+        with m.If(begin):
+            m.d.sync += [fetching.eq(1), ready.eq(0), index.eq(0), pc.eq(Mux(restart, self.first, pc + 1))]
+
+        # Dispatch
+        unit_busy, starting = Signal(), Signal()
+        dispatch = Signal()
+        m.d.comb += [dispatch.eq(running & ready & (~unit_busy | self.unit_done) & ~starting & ~self.failed
+                                 & (self.results_idle | ~next_header.results)),
+                     self.dispatch.eq(dispatch), self.descriptor.eq(pc), self.busy.eq(running)]
+        m.d.sync += starting.eq(0)
+        with m.If(self.unit_done):
+            m.d.sync += unit_busy.eq(0)
+        with m.If(self.run):
+            m.d.comb += [begin.eq(1), restart.eq(1)]
+            m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0)]
+        with m.Elif(dispatch):
+            m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result)]
+            m.d.sync += [self.payload.word_select(part, PROGRAM_BITS).eq(words[part + 1]) for part in range(DESCRIPTOR_WORDS - 1)]
+            m.d.comb += begin.eq(1)
+            with m.Switch(next_header.kind):
+                with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):
+                    m.d.sync += [starting.eq(1), unit_busy.eq(1)]
+                with m.Case(Kind.END):
+                    m.d.comb += [self.image_done.eq(1), restart.eq(1)]
+                    m.d.sync += left.eq(left - 1)
+                    with m.If(left <= 1):
+                        m.d.comb += [begin.eq(0), self.finished.eq(1)]
+                        m.d.sync += [running.eq(0), ready.eq(0)]
+                with m.Default():
+                    m.d.comb += [begin.eq(0), self.error.eq(ErrorCode.BAD_DESCRIPTOR), self.finished.eq(1)]
+                    m.d.sync += [running.eq(0), ready.eq(0)]
+        with m.If(self.failed & running):
+            m.d.comb += [self.finished.eq(1), self.halt.eq(1)]
+            m.d.sync += [running.eq(0), ready.eq(0), fetching.eq(0)]
+        with m.If(starting):
+            with m.Switch(self.header.kind):
+                with m.Case(Kind.IMAGE):
+                    m.d.comb += self.start_image.eq(1)
+                with m.Case(Kind.GEMM):
+                    m.d.comb += self.start_gemm.eq(1)
+                with m.Case(Kind.ATTENTION):
+                    m.d.comb += self.start_attention.eq(1)
+        return m

@@ -1,0 +1,52 @@
+"""Command line: `python -m model train | evaluate`."""
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    both = argparse.ArgumentParser(add_help=False)
+    both.add_argument("--config", required=True, help="configuration file, such as configs/cifar10-tiny.toml")
+    both.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
+    both.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    both.add_argument("--output", help="file to write (train: default beside the configuration; evaluate: none)")
+    training = commands.add_parser("train", parents=[both],
+                                   help="train the network of a configuration; resumes where it stopped")
+    training.add_argument("--runs", default="runs", help="folder of training states (default: runs)")
+    training.add_argument("--restart", action="store_true", help="forget the saved state of this run")
+    training.add_argument("--no-compile", action="store_true", help="do not compile the network: slower, quick start")
+    training.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
+    testing = commands.add_parser("evaluate", parents=[both], help="accuracy on the test images, as JSON")
+    testing.add_argument("--checkpoint", help="trained network (default: beside the configuration)")
+    testing.add_argument("--modes", default="qcfs,exact,stepwise", help="comma-separated (default: all)")
+    testing.add_argument("--steps", default="4,8,16,32,64", help="time steps at which stepwise is read out")
+    testing.add_argument("--images", type=int, default=0, help="test images from the first on (default: all)")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; errors of configuration, data and checkpoints are one line and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(argv)
+    try:
+        from model import commands
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("torch cannot be imported: install its CPU build, see the note on torch in `make help`", file=sys.stderr)
+        return 2
+    try:
+        if args.command == "train":
+            commands.train(args)
+        else:
+            commands.test(args, argv)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

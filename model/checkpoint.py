@@ -1,0 +1,90 @@
+"""Checkpoints: a trained network, or the whole state of a training run, as one safetensors file.
+
+A network file holds the float32 tensors of `MST.state_dict()` and, in its metadata, format, version, configuration
+(JSON) and results. A run's state also holds the optimiser's, the average's and the random generators' state.
+Written through a temporary name, so that an interrupted write leaves the old file. No pickle.
+"""
+import dataclasses
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import MaskingConfig, ModelConfig, read_table
+from model.mst import MST
+
+FORMAT = "mst-checkpoint"
+STATE_FORMAT = "mst-training-state"
+VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A file that is not a usable checkpoint; the message is one line and names the file."""
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[str, Any]) -> None:
+    """Write `tensors` with metadata {format, version, info as JSON} to `path`, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    metadata = {"format": kind, "version": str(VERSION), "info": json.dumps(info, sort_keys=True)}
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+
+
+def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and info of a file written by `write`; CheckpointError if missing, truncated, foreign or too new."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; train one with `python -m model train`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != kind:
+                raise CheckpointError(f"{path}: format is {metadata.get('format')!r}, expected {kind!r}")
+            if metadata.get("version") != str(VERSION):
+                raise CheckpointError(
+                    f"{path}: version {metadata.get('version')!r}, this code reads {VERSION}: train again")
+            info = json.loads(metadata["info"])
+            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError, ValueError, struct.error) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def describe(model: MST) -> dict[str, Any]:
+    """Configuration of `model` as JSON-ready data."""
+    return {"model": dataclasses.asdict(model.config), "masking": dataclasses.asdict(model.masking)}
+
+
+def save(path: str | Path, model: MST, info: dict[str, Any]) -> None:
+    """Write the network of `model`; `info` (accuracy, epoch, command, ...) is added to its configuration."""
+    write(path, {name: tensor.float() if tensor.is_floating_point() else tensor
+                 for name, tensor in model.state_dict().items()}, FORMAT, {**describe(model), **info})
+
+
+def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
+    """Network (evaluation mode, float32) and info of a checkpoint; CheckpointError where it cannot be used."""
+    tensors, info = read(path, FORMAT)
+    try:
+        model = MST(read_table(ModelConfig, "model", info["model"]),
+                    read_table(MaskingConfig, "masking", info["masking"]))
+        model.load_state_dict(tensors)
+    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        text = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: does not hold the network it describes: {text[:200]}") from None
+    return model.eval(), info
+
+
+def expect(path: str | Path, model: MST, config: ModelConfig) -> None:
+    """CheckpointError unless the network from `path` has the shape `config`."""
+    for key, value in dataclasses.asdict(config).items():
+        found = getattr(model.config, key)
+        if found != value:
+            raise CheckpointError(f"{path}: trained with {key} = {found}, the configuration says {value}: train again")

@@ -1,0 +1,225 @@
+"""Typed configuration: one TOML file describes one model on one machine.
+
+`[model]`, `[masking]`, `[train]` and `[quantize]` are defined here; `[machine]` belongs to `hwgen.config` and is
+read with the same `read_table`. No torch import: every folder reads configurations.
+"""
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+T = typing.TypeVar("T")
+TABLES = ("model", "masking", "train", "quantize", "machine")
+SITES = ("q", "k", "scores", "fc1", "fc2")
+"""Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
+SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: the message names the key, the value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a Masked Spiking Transformer (Swin backbone, BatchNorm, QCFS activations)."""
+
+    image_size: int = field(metadata={"doc": "side of the square input image, pixels"})
+    in_channels: int = field(metadata={"doc": "image channels: 1 or 3"})
+    classes: int = field(metadata={"doc": "number of classes"})
+    patch: int = field(metadata={"doc": "side of a patch: kernel and stride of the embedding"})
+    embedding: int = field(metadata={"doc": "channels of the first stage; each later stage doubles them"})
+    depths: tuple[int, ...] = field(metadata={"doc": "blocks in each stage; odd blocks shift their windows"})
+    heads: tuple[int, ...] = field(metadata={"doc": "attention heads in each stage"})
+    window: int = field(metadata={"doc": "side of an attention window, tokens (clipped to the map's side)"})
+    mlp_ratio: float = field(metadata={"doc": "hidden width of the MLP over its input width"})
+    levels: int = field(metadata={"doc": "L, the largest spike count of a neuron; 2^b - 1 for b bit planes"})
+    mlp_norm: bool = field(default=True, metadata={"doc": "BatchNorm after both MLP layers (the ImageNet variant)"})
+    qkv_norm: bool = field(default=False, metadata={"doc": "BatchNorm after the q/k/v and output projections"})
+
+    def __post_init__(self) -> None:
+        def need(good: bool, message: str) -> None:
+            if not good:
+                raise ConfigError(f"[model] {message}")
+
+        need(self.in_channels >= 1, f"in_channels must be at least 1, not {self.in_channels}")
+        need(self.classes >= 2, f"classes must be at least 2, not {self.classes}")
+        need(self.patch >= 1, f"patch must be at least 1, not {self.patch}")
+        need(self.image_size > 0 and self.image_size % self.patch == 0,
+             f"image_size {self.image_size} is not a multiple of patch {self.patch}")
+        need(len(self.depths) >= 1 and min(self.depths) >= 1, f"depths must be positive, not {list(self.depths)}")
+        need(len(self.heads) == len(self.depths),
+             f"heads has {len(self.heads)} stages and depths {len(self.depths)}: give one number per stage")
+        need(self.levels in (1, 3, 7, 15), f"levels must be 2^b - 1 (1, 3, 7 or 15), not {self.levels}")
+        need(self.window >= 2, f"window must be at least 2, not {self.window}")
+        need(self.mlp_ratio > 0, f"mlp_ratio must be positive, not {self.mlp_ratio}")
+        for stage, count in enumerate(self.heads):
+            width, side = self.width(stage), self.side(stage)
+            need(count >= 1 and width % count == 0,
+                 f"heads: {count} heads do not divide the {width} channels of stage {stage}")
+            need(stage == 0 or self.side(stage - 1) % 2 == 0,
+                 f"image_size: stage {stage - 1} has {self.side(stage - 1)}x{self.side(stage - 1)} tokens, "
+                 "which patch merging cannot halve: use fewer stages or another image_size")
+            need(side % self.window_of(stage) == 0,
+                 f"window {self.window} does not divide the {side}x{side} tokens of stage {stage}")
+            need(float(width * self.mlp_ratio).is_integer(),
+                 f"mlp_ratio {self.mlp_ratio} gives {width * self.mlp_ratio} hidden channels in stage {stage}")
+
+    @property
+    def planes(self) -> int:
+        """b, the bit planes of a spike count: L = 2^b - 1."""
+        return self.levels.bit_length()
+
+    def side(self, stage: int) -> int:
+        """Tokens along one side of the map in `stage`."""
+        return self.image_size // self.patch // 2**stage
+
+    def width(self, stage: int) -> int:
+        """Channels of `stage`."""
+        return self.embedding * 2**stage
+
+    def hidden(self, stage: int) -> int:
+        """Hidden channels of the MLPs of `stage`."""
+        return int(self.width(stage) * self.mlp_ratio)
+
+    def window_of(self, stage: int) -> int:
+        """Window side in `stage`: the map's side where that is not larger than `window`."""
+        return min(self.window, self.side(stage))
+
+    def shift_of(self, stage: int, block: int) -> int:
+        """Cyclic shift of `block`: half a window in odd blocks, none where one window covers the map."""
+        return self.window // 2 if block % 2 and self.side(stage) > self.window else 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaskingConfig:
+    """Random Spike Masking (MST, section 3.3): which spikes are dropped, how many, from which seed."""
+
+    sites: tuple[str, ...] = field(default=SITE_SETS["published-code"], metadata={
+        "doc": "'published-code', 'paper', 'none', or a list of q, k, scores, fc1, fc2"})
+    ratio: float = field(default=0.0, metadata={"doc": "share of spikes masked at each site, in steps of 1/256"})
+    seed: int = field(default=0x2545F491, metadata={"doc": "32-bit seed of the mask LFSR"})
+
+    def __post_init__(self) -> None:
+        unknown = [site for site in self.sites if site not in SITES]
+        if unknown:
+            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join(SITES)}, "
+                              f"or one of {', '.join(SITE_SETS)}")
+        if not 0 <= self.ratio < 1 or not float(self.ratio * 256).is_integer():
+            raise ConfigError(f"[masking] ratio must be a multiple of 1/256 in [0, 1), not {self.ratio}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"[masking] seed must fit 32 bits, not {self.seed}")
+
+    @property
+    def ratio256(self) -> int:
+        """The ratio in units of 1/256: a draw below it is masked."""
+        return int(self.ratio * 256)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Training run of the float QCFS network."""
+
+    dataset: str = field(default="cifar10", metadata={"doc": "cifar10 or fashion_mnist"})
+    epochs: int = field(default=60, metadata={"doc": "passes over the training set"})
+    batch: int = field(default=128, metadata={"doc": "images per step"})
+    rate: float = field(default=2e-3, metadata={"doc": "peak learning rate of AdamW"})
+    weight_decay: float = field(default=0.05, metadata={"doc": "AdamW weight decay"})
+    warmup_epochs: int = field(default=3, metadata={"doc": "epochs of linear warm-up before the cosine"})
+    label_smoothing: float = field(default=0.1, metadata={"doc": "label smoothing"})
+    clip: float = field(default=5.0, metadata={"doc": "gradient norm clip"})
+    average: float = field(default=0.998, metadata={"doc": "decay of the moving average of the weights"})
+    holdout: int = field(default=2000, metadata={"doc": "training images kept aside to watch accuracy"})
+    seed: int = field(default=1, metadata={"doc": "seed of initialisation, order and augmentation"})
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeConfig:
+    """Integer formats of the exported network."""
+
+    weight_bits: int = field(default=8, metadata={"doc": "bits of a signed weight: 4 or 8"})
+    rom_bits: int = field(default=12, metadata={"doc": "bits of an unsigned softmax ROM entry, 6 to 16"})
+    stream_bits: int = field(default=8, metadata={"doc": "signed bit planes of a residual entering patch merging"})
+
+    def __post_init__(self) -> None:
+        if self.weight_bits not in (4, 8):
+            raise ConfigError(f"[quantize] weight_bits must be 4 or 8, not {self.weight_bits}")
+        if not 6 <= self.rom_bits <= 16:
+            raise ConfigError(f"[quantize] rom_bits must be 6 to 16, not {self.rom_bits}")
+        if not 4 <= self.stream_bits <= 12:
+            raise ConfigError(f"[quantize] stream_bits must be 4 to 12, not {self.stream_bits}")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration file except `[machine]`, whose raw table `hwgen.config` types."""
+
+    name: str
+    model: ModelConfig
+    masking: MaskingConfig
+    train: TrainConfig
+    quantize: QuantizeConfig
+    machine: dict[str, object]
+
+
+def _typed(table: str, key: str, value: object, kind: object) -> object:
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        if table == "masking" and key == "sites" and isinstance(value, str):
+            if value not in SITE_SETS:
+                raise ConfigError(f"[masking] sites: unknown set {value!r}; known: {', '.join(SITE_SETS)}")
+            return SITE_SETS[value]
+        if not isinstance(value, list):
+            raise ConfigError(f"[{table}] {key} must be a list of {item.__name__}, not {value!r}")
+        return tuple(_typed(table, key, entry, item) for entry in value)
+    if isinstance(kind, types.UnionType):
+        raise TypeError(f"[{table}] {key}: unions are not supported in configurations")
+    assert isinstance(kind, type)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"[{table}] {key} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def read_table(cls: type[T], table: str, raw: object) -> T:
+    """Build dataclass `cls` from TOML table `raw`; ConfigError names unknown, missing and ill-typed keys."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"[{table}] must be a table, not {raw!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in raw:
+        if key not in fields:
+            raise ConfigError(f"[{table}] has no key {key!r}; known keys: {', '.join(fields)}")
+    for name, entry in fields.items():
+        if name not in raw and entry.default is dataclasses.MISSING:
+            raise ConfigError(f"[{table}] lacks {name!r}: {entry.metadata['doc']}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _typed(table, key, value, hints[key]) for key, value in raw.items()})
+
+
+def load(path: str | Path) -> Config:
+    """Read a configuration file; ConfigError names the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; see configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    try:
+        for table in raw:
+            if table not in TABLES:
+                raise ConfigError(f"unknown table [{table}]; known: {', '.join(TABLES)}")
+        if "model" not in raw:
+            raise ConfigError("lacks the table [model]")
+        return Config(
+            name=path.stem,
+            model=read_table(ModelConfig, "model", raw["model"]),
+            masking=read_table(MaskingConfig, "masking", raw.get("masking", {})),
+            train=read_table(TrainConfig, "train", raw.get("train", {})),
+            quantize=read_table(QuantizeConfig, "quantize", raw.get("quantize", {})),
+            machine=dict(raw.get("machine", {})),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

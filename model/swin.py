@@ -1,0 +1,118 @@
+"""Swin blocks with BatchNorm and spiking activations: patch embedding, MLP, block, patch merging, stage.
+
+Tokens are [B, N, C] in raster order; BatchNorm works on [B*N, C].
+"""
+import torch
+from torch import Tensor, nn
+
+from model.attention import WindowAttention
+from model.config import ModelConfig
+from model.neuron import Engine
+from model.qcfs import QCFS
+
+
+def normalise(norm: nn.Module | None, x: Tensor) -> Tensor:
+    """BatchNorm over the last dimension of `x` (any leading shape); `x` itself where there is no norm."""
+    return x if norm is None else norm(x.reshape(-1, x.shape[-1])).view(x.shape)  # type: ignore[no-any-return]
+
+
+def patches(images: Tensor, patch: int) -> Tensor:
+    """Images [B, C, H, W] -> [B, tokens, patch*patch*C]: raster order of patches, channel order (dy, dx, c)."""
+    batch, channels, height, width = images.shape
+    x = images.view(batch, channels, height // patch, patch, width // patch, patch)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
+
+
+class PatchEmbed(nn.Module):
+    """Linear layer on non-overlapping patches, BatchNorm, activation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.linear = nn.Linear(config.patch**2 * config.in_channels, config.embedding)
+        self.norm = nn.BatchNorm1d(config.embedding)
+        self.act = QCFS(config.levels)
+
+    def forward(self, images: Tensor, engine: Engine) -> Tensor:
+        """Images [B, C, H, W] -> tokens [B, N, embedding]."""
+        return engine.fire(self.act, normalise(self.norm, self.linear(patches(images, self.patch))))
+
+
+class Mlp(nn.Module):
+    """Two linear layers, each with an optional BatchNorm and an activation."""
+
+    def __init__(self, channels: int, hidden: int, levels: int, norm: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.norm1: nn.Module | None = nn.BatchNorm1d(hidden) if norm else None
+        self.act1 = QCFS(levels)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.norm2: nn.Module | None = nn.BatchNorm1d(channels) if norm else None
+        self.act2 = QCFS(levels)
+
+    def forward(self, x: Tensor, engine: Engine) -> Tensor:
+        """Tokens [B, N, C] -> [B, N, C]."""
+        h = engine.fire(self.act1, normalise(self.norm1, self.fc1(x)))
+        h = engine.mask(self.act1.name, h, h.shape[1])
+        return engine.fire(self.act2, normalise(self.norm2, self.fc2(h)))
+
+
+class Block(nn.Module):
+    """One transformer block; the MLP's shortcut starts after its norm, as in the reference."""
+
+    def __init__(self, config: ModelConfig, stage: int, block: int) -> None:
+        super().__init__()
+        channels, levels = config.width(stage), config.levels
+        self.norm1 = nn.BatchNorm1d(channels)
+        self.act1 = QCFS(levels)
+        self.attn = WindowAttention(channels, config.heads[stage], config.side(stage), config.window_of(stage),
+                                    config.shift_of(stage, block), levels, config.qkv_norm, turn=block / 4)
+        self.norm2 = nn.BatchNorm1d(channels)
+        self.act2 = QCFS(levels)
+        self.mlp = Mlp(channels, config.hidden(stage), levels, config.mlp_norm)
+
+    def forward(self, x: Tensor, engine: Engine) -> Tensor:
+        """Tokens [B, N, C] -> [B, N, C]."""
+        x = x + self.attn(engine.fire(self.act1, normalise(self.norm1, x)), engine)
+        x = normalise(self.norm2, x)
+        h = engine.mask(self.act2.name, engine.fire(self.act2, x), x.shape[1])
+        return x + self.mlp(h, engine)  # type: ignore[no-any-return]
+
+
+class PatchMerge(nn.Module):
+    """Four neighbouring tokens -> one of twice the width: concatenate, BatchNorm, linear without bias, activation."""
+
+    def __init__(self, config: ModelConfig, stage: int) -> None:
+        super().__init__()
+        self.side = config.side(stage)
+        channels = config.width(stage)
+        self.norm = nn.BatchNorm1d(4 * channels)
+        self.linear = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.act = QCFS(config.levels)
+
+    def forward(self, x: Tensor, engine: Engine) -> Tensor:
+        """Tokens [B, N, C] -> [B, N/4, 2C]; phases (row, column) in the order (0,0), (1,0), (0,1), (1,1)."""
+        batch, _, channels = x.shape
+        half = self.side // 2
+        x = x.view(batch, half, 2, half, 2, channels).permute(0, 1, 3, 4, 2, 5).reshape(batch, half * half, -1)
+        return engine.fire(self.act, self.linear(normalise(self.norm, x)))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution and, except in the last stage, the merge that leaves it."""
+
+    def __init__(self, config: ModelConfig, stage: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, stage, block) for block in range(config.depths[stage]))
+        self.merge = PatchMerge(config, stage) if stage + 1 < len(config.depths) else None
+
+    def forward(self, x: Tensor, engine: Engine) -> Tensor:
+        """Tokens [B, N, C] of this stage -> tokens of the next one (or of this one, in the last stage)."""
+        for block in self.blocks:
+            x = block(x, engine)
+        return x if self.merge is None else self.merge(x, engine)
+
+
+def mean_tokens(x: Tensor) -> Tensor:
+    """Mean over tokens: [B, N, C] -> [B, C]."""
+    return torch.mean(x, 1)

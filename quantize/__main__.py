@@ -1,0 +1,152 @@
+"""Command line: `python -m quantize export | accuracy | sample`. Errors are one line on stderr and exit code 2."""
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from model import config as configuration
+from model.config import Config
+
+SAMPLE_IMAGES = 64
+CITATIONS = {
+    "cifar10": "CIFAR-10 (A. Krizhevsky, Learning multiple layers of features from tiny images, 2009)",
+    "fashion_mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017)",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m quantize", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", help="trained checkpoint -> integer network file")
+    accuracy = commands.add_parser("accuracy", help="accuracy and per-layer agreement with the float QCFS model")
+    sample = commands.add_parser("sample", help=f"first {SAMPLE_IMAGES} test images -> configs/<dataset>-sample.npz")
+    for command in (export, accuracy, sample):
+        command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
+    for command in (export, accuracy):
+        command.add_argument("--checkpoint", type=Path, help="trained network (default: beside the configuration)")
+        command.add_argument("-o", "--output", type=Path, help="network file (default: beside the configuration)")
+    for command in (accuracy, sample):
+        command.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
+    accuracy.add_argument("--images", type=int, default=10000, help="test images (default: 10000)")
+    accuracy.add_argument("--agreement-images", type=int, default=500,
+                          help="images of the agreement table (default: 500)")
+    accuracy.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the agreement table")
+    return top
+
+
+def accuracy_file(config: Path) -> Path:
+    """The file of measured accuracies beside configuration file `config`."""
+    return config.with_name(f"{config.stem}.accuracy.json")
+
+
+def _measured(config: Path) -> dict[str, object]:
+    path = accuracy_file(config)
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise ValueError(f"{path}: broken ({error}): measure again with `python -m model evaluate`") from None
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _notes(measured: dict[str, object], digest: str) -> dict[str, object]:
+    """Accuracies for the network file; the integer one only if it was measured on this very network."""
+    if measured.get("integer_network") != digest:
+        measured = {key: value for key, value in measured.items() if not key.startswith("integer")}
+    return {"accuracy": measured} if measured else {}
+
+
+def _export(args: argparse.Namespace, config: Config) -> None:
+    from model.checkpoint import load
+    from quantize.export import export
+    from quantize.network import digest, save
+    checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
+    output = args.output or args.config.with_suffix(".mstn")
+    network = export(load(checkpoint)[0], config)
+    network = dataclasses.replace(network, notes=_notes(_measured(args.config), digest(network)))
+    changed = save(output, network)
+    state = "written" if changed else "unchanged"
+    print(f"{output}: {network.parameters} parameters, {len(network.layers)} layers, {state}")
+
+
+def _accuracy(args: argparse.Namespace, config: Config) -> None:
+    from model.checkpoint import load
+    from model.data import fit
+    from model.data import load as load_data
+    from quantize.agreement import accuracies, agreement, table
+    from quantize.export import export
+    from quantize.network import digest, save
+    from quantize.network import load as load_network
+    output = args.output or args.config.with_suffix(".mstn")
+    network = load_network(output)
+    checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
+    mst, _ = load(checkpoint)
+    name = digest(network)
+    if digest(export(mst, config)) != name:
+        raise ValueError(f"{output}: is not the export of {checkpoint}: run `python -m quantize export` first")
+    data = load_data(config.train.dataset, False, args.data)
+    if not 1 <= args.images <= len(data.images):
+        raise ValueError(f"--images must be 1 to {len(data.images)}, not {args.images}")
+    pixels = fit(data.images[:args.images], config.model.in_channels, config.model.image_size)
+    images, labels = pixels.permute(0, 2, 3, 1).contiguous().numpy(), data.labels[:args.images].numpy()
+    real, integer = accuracies(mst, network, images, labels, progress=True)
+    rows = agreement(mst.double(), network, images[:args.agreement_images], progress=True)
+    count = min(args.agreement_images, args.images)
+    lines = (f"Float QCFS {100 * real:.2f} %, integer network {100 * integer:.2f} % "
+             f"({100 * (integer - real):+.2f} points) on {len(images)} test images.")
+    _write(args.results / f"{config.name}-agreement.md", (
+        f"# {config.name}: integer network against the float QCFS model\n\n"
+        f"{CITATIONS[config.train.dataset]}. {lines}\n\n"
+        f"Share of equal spike counts on the first {count} test images, integers against float64. *This layer alone*:\n"
+        "its inputs are the float model's counts, so that only its own rounding shows. Then with both networks\n"
+        "running freely, where every difference is carried on by all later layers. Made by\n"
+        f"`python -m quantize accuracy --config configs/{config.name}.toml`.\n\n"
+        f"{table(rows)}"))
+    if len(images) == len(data.images):
+        measured = _measured(args.config) | {"integer": integer, "integer_images": len(images), "integer_network": name}
+        _write(accuracy_file(args.config), json.dumps(measured, indent=1) + "\n")
+        save(output, dataclasses.replace(network, notes=_notes(measured, name)))
+    print(lines)
+    print(f"predicted class equal on {100 * rows[-1].equal:.2f} % of {count} images; "
+          f"per layer: {args.results / f'{config.name}-agreement.md'}")
+
+
+def _sample(args: argparse.Namespace, config: Config) -> None:
+    from model.data import fit
+    from model.data import load as load_data
+    data = load_data(config.train.dataset, False, args.data)
+    pixels = fit(data.images[:SAMPLE_IMAGES], config.model.in_channels, config.model.image_size)
+    path = args.config.with_name(f"{config.train.dataset}-sample.npz")
+    images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    np.savez_compressed(path, images=images, labels=data.labels[:SAMPLE_IMAGES].numpy())
+    print(f"{path}: first {SAMPLE_IMAGES} test images of {CITATIONS[config.train.dataset]}, {path.stat().st_size} bytes")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a bad configuration, checkpoint, network or data set gives one line and exit code 2."""
+    args = parser().parse_args(argv)
+    commands = {"export": _export, "accuracy": _accuracy, "sample": _sample}
+    try:
+        commands[args.command](args, configuration.load(args.config))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

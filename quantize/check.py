@@ -1,0 +1,199 @@
+"""The shape of an integer network, derived from its ModelConfig, and the check of a Network against it and the formats.
+
+Source of every rule: docs/semantics.md and quantize/formats.py. No torch.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.config import ModelConfig
+from quantize.formats import (
+    BIAS_BITS,
+    GAIN_BITS,
+    LOGIT_BITS,
+    PIXEL_BITS,
+    STREAM_BITS,
+    THRESHOLD_BITS,
+    WEIGHT_BITS,
+    limits,
+)
+from quantize.layers import Attention, Gemm, Layer, Network, NetworkError
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What the model's shape says about one layer. `residual`: '', 'fresh' or 'add'; `after`: '', 'norm' or 'planes'.
+
+    `side`: side of the input token map (of the patches, for `embed`). `in_bits` of merge and head assume `stream_bits`.
+    """
+
+    name: str
+    kind: str
+    stage: int
+    block: int
+    tokens: int
+    side: int
+    inputs: int
+    outputs: int
+    in_bits: int
+    in_signed: bool
+    residual: str = ""
+    after: str = ""
+    site: str = ""
+
+
+def head_bits(stream_bits: int, tokens: int) -> int:
+    """Bits of the head's signed input: a sum of `tokens` values of `stream_bits` each."""
+    return stream_bits + (tokens - 1).bit_length()
+
+
+def shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
+    """Every layer of `model` in execution order."""
+    table: list[LayerShape] = []
+    b = model.planes
+    for stage, depth in enumerate(model.depths):
+        side, width, hidden = model.side(stage), model.width(stage), model.hidden(stage)
+        tokens = side * side
+        if stage == 0:
+            table.append(LayerShape("embed", "embed", 0, -1, tokens, side, model.patch**2 * model.in_channels, width,
+                                    PIXEL_BITS, False, "fresh", "norm"))
+        else:
+            table.append(LayerShape(f"s{stage - 1}.merge", "merge", stage, -1, tokens, 2 * side, 2 * width, width,
+                                    stream_bits, True, "fresh", "norm"))
+        for block in range(depth):
+            name = f"s{stage}.b{block}"
+            last = "planes" if block == depth - 1 else "norm"
+            table += [
+                LayerShape(f"{name}.qkv", "qkv", stage, block, tokens, side, width, 3 * width, b, False),
+                LayerShape(f"{name}.attn", "attn", stage, block, tokens, side, 3 * width, width, b, False),
+                LayerShape(f"{name}.proj", "proj", stage, block, tokens, side, width, width, b, False,
+                           "add", "norm", "fc1"),
+                LayerShape(f"{name}.fc1", "fc1", stage, block, tokens, side, width, hidden, b, False),
+                LayerShape(f"{name}.fc2", "fc2", stage, block, tokens, side, hidden, width, b, False, "add", last),
+            ]
+    stage = len(model.depths) - 1
+    side = model.side(stage)
+    table.append(LayerShape("head", "head", stage, -1, 1, side, model.width(stage), model.classes,
+                            head_bits(stream_bits, side * side), True))
+    return tuple(table)
+
+
+def _range(layer: str, tensor: str, values: np.ndarray, low: int, high: int) -> None:
+    bad = np.flatnonzero((values < low) | (values > high))
+    if len(bad):
+        place = np.unravel_index(bad[0], values.shape)
+        raise NetworkError(f"{layer}: {tensor}{[int(p) for p in place]} is {int(values.flat[bad[0]])}, outside "
+                           f"{low}..{high}: export the network again")
+
+
+def _tensor(layer: str, tensor: str, values: object, shape: tuple[int, ...], bits: int, signed: bool,
+            low: int | None = None) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu":
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise NetworkError(f"{layer}: {tensor} is {kind}, not an integer array: export the network again")
+    if values.shape != shape:
+        raise NetworkError(f"{layer}: {tensor} has shape {list(values.shape)}, but the model needs {list(shape)}")
+    lowest, highest = limits(bits, signed)
+    _range(layer, tensor, values, lowest if low is None else low, highest)
+
+
+def _equal(layer: str, what: str, given: object, wanted: object) -> None:
+    if given != wanted:
+        raise NetworkError(f"{layer}: {what} is {given!r}, but the model needs {wanted!r}")
+
+
+def _check_attention(layer: Attention, shape: LayerShape, network: Network) -> None:
+    model, name = network.model, layer.name
+    heads = model.heads[shape.stage]
+    for what, given, wanted in (
+        ("side", layer.side, shape.side), ("heads", layer.heads, heads),
+        ("head_size", layer.head_size, shape.outputs // heads), ("window", layer.window, model.window_of(shape.stage)),
+        ("shift", layer.shift, model.shift_of(shape.stage, shape.block)),
+    ):
+        _equal(name, what, given, wanted)
+    _range(name, "score_threshold", np.array([layer.score_threshold]), 1, limits(THRESHOLD_BITS, False)[1])
+    rom = (heads, (2 * layer.window - 1) ** 2, model.levels + 1)
+    _tensor(name, "rom_num", layer.rom_num, rom, network.rom_bits, False)
+    _tensor(name, "rom_den", layer.rom_den, rom, network.rom_bits, False, low=1)
+
+
+def _check_gemm(layer: Gemm, shape: LayerShape) -> None:
+    name, outputs = layer.name, shape.outputs
+    for what, given, wanted in (
+        ("tokens", layer.tokens, shape.tokens), ("side", layer.side, shape.side),
+        ("in_bits", layer.in_bits, shape.in_bits), ("in_signed", layer.in_signed, shape.in_signed),
+    ):
+        _equal(name, what, given, wanted)
+    _tensor(name, "weight", layer.weight, (outputs, shape.inputs), WEIGHT_BITS, True)
+    _tensor(name, "bias", layer.bias, (outputs,), BIAS_BITS, True)
+    _equal(name, "having a threshold", layer.threshold is not None, shape.kind != "head")
+    if layer.threshold is not None:
+        _tensor(name, "threshold", layer.threshold, (outputs,), THRESHOLD_BITS, False, low=1)
+    _equal(name, "having a residual", layer.residual is not None, shape.residual != "")
+    if layer.residual is not None:
+        _equal(name, "residual.fresh", layer.residual.fresh, shape.residual == "fresh")
+        _tensor(name, "residual.gain", layer.residual.gain, (outputs,), GAIN_BITS, True)
+    _equal(name, "having a norm", layer.norm is not None, shape.after == "norm")
+    if layer.norm is not None:
+        _equal(name, "norm.site", layer.norm.site, shape.site)
+        _tensor(name, "norm.negate", layer.norm.negate, (outputs,), 1, False)
+        _tensor(name, "norm.bias", layer.norm.bias, (outputs,), BIAS_BITS, True)
+        _tensor(name, "norm.threshold", layer.norm.threshold, (outputs,), THRESHOLD_BITS, False, low=1)
+    _equal(name, "having a requantise", layer.requantise is not None, shape.after == "planes")
+    if layer.requantise is not None:
+        _range(name, "requantise.shift", np.array([layer.requantise.shift]), 0, STREAM_BITS - 1)
+    if shape.kind == "head":
+        bound = accumulator_bound(layer) + int(np.abs(layer.bias.astype(np.int64)).max())
+        if bound > limits(LOGIT_BITS, True)[1]:
+            raise NetworkError(f"{name}: a logit may reach {bound}, outside {LOGIT_BITS} bits: scale the head down")
+
+
+def accumulator_bound(layer: Gemm) -> int:
+    """Largest |acc| that any input of the layer's format can give."""
+    largest = 1 << layer.in_bits - 1 if layer.in_signed else (1 << layer.in_bits) - 1
+    return int(np.abs(layer.weight.astype(np.int64)).sum(axis=1).max()) * largest
+
+
+def _check_stream(network: Network, table: tuple[LayerShape, ...]) -> None:
+    model = network.model
+    top = limits(STREAM_BITS, True)[1]
+    for stage in range(len(model.depths)):
+        total = np.zeros(model.width(stage), np.int64)
+        for layer, shape in zip(network.layers, table, strict=True):
+            if isinstance(layer, Gemm) and layer.residual is not None and shape.stage == stage:
+                total += np.abs(layer.residual.gain.astype(np.int64)) * model.levels
+        if total.max() > top:
+            worst = int(total.argmax())
+            raise NetworkError(f"s{stage}: the residual of channel {worst} may reach {int(total[worst])}, above {top}: "
+                               "choose a coarser scale for it")
+
+
+def check(network: Network) -> None:
+    """Check shapes against the ModelConfig, values against the formats, and the residual bound; else NetworkError."""
+    model = network.model
+    if not 6 <= network.rom_bits <= 16:
+        raise NetworkError(f"rom_bits must be 6 to 16, not {network.rom_bits}")
+    bits = {entry.requantise.bits for entry in network.layers
+            if isinstance(entry, Gemm) and entry.requantise is not None}
+    if len(bits) != 1 or not 4 <= min(bits) <= 12:
+        raise NetworkError(f"the requantised residual must have one width of 4 to 12 bits, not {sorted(bits)}")
+    table = shapes(model, bits.pop())
+    names, wanted = [entry.name for entry in network.layers], [shape.name for shape in table]
+    for index in range(max(len(names), len(wanted))):
+        given = names[index] if index < len(names) else "nothing"
+        need = wanted[index] if index < len(wanted) else "nothing"
+        if given != need:
+            raise NetworkError(f"layer {index} is {given}, but the model needs {need}")
+    for layer, shape in zip(network.layers, table, strict=True):
+        _check_layer(layer, shape, network)
+    _check_stream(network, table)
+
+
+def _check_layer(layer: Layer, shape: LayerShape, network: Network) -> None:
+    _equal(layer.name, "kind", layer.kind, shape.kind)
+    if isinstance(layer, Attention):
+        _check_attention(layer, shape, network)
+    elif shape.kind == "attn":
+        raise NetworkError(f"{layer.name}: is a Gemm, but the model needs an Attention")
+    else:
+        _check_gemm(layer, shape)

@@ -1,0 +1,150 @@
+"""From a trained MST to the integer network (docs/semantics.md): `export(mst, config)`.
+
+Rounding happens here only. An integer threshold is exact: the weight grid follows from it, not the other way round.
+"""
+import dataclasses
+import math
+
+import numpy as np
+
+from model.config import Config
+from model.mst import MST
+from quantize.check import check, head_bits
+from quantize.fold import ExportError, Floats, FoldedAttention, FoldedGemm, FoldedLayer, fold
+from quantize.formats import BIAS_BITS, PIXEL_BITS, SCORE_SHIFT, THRESHOLD_BITS, limits
+from quantize.layers import Attention, Gemm, Layer, Network, Residual
+from quantize.rounding import Moments, counts_after, plain, round_rows
+from quantize.stream import Plan, Scale, Step, norm_fire, plan_stage
+
+THRESHOLD_MAX = limits(THRESHOLD_BITS, signed=False)[1]
+PIXEL_CORRELATION = 0.9
+"""Expected between the pixels of a patch: what natural images show between neighbours."""
+
+
+def _gemm(layer: FoldedGemm, scale_in: Floats, offset_in: Floats, moments: Moments, config: Config) -> Gemm:
+    """Integer GEMM of `layer`, whose real input is scale_in * value + offset_in, both [in]; `moments`: of the values."""
+    matrix = layer.weight * scale_in
+    bias = layer.bias + layer.weight @ offset_in
+    levels, bits = config.model.levels, config.quantize.weight_bits
+    low, high = limits(BIAS_BITS, signed=True)
+    top = limits(bits, signed=True)[1]
+    threshold = None
+    if layer.theta is None:
+        peak = np.abs(matrix).max()
+        if peak == 0:
+            raise ExportError(f"{layer.name}: all weights are 0, so every class scores the same: train the model")
+        unit = min(top / peak, high / max(float(np.abs(bias).max()), 1e-30))
+        weight, shift = np.rint(matrix * unit), np.rint(bias * unit)
+    else:
+        wanted = matrix / layer.theta[:, None]
+        weight, real = round_rows(wanted, top, THRESHOLD_MAX, moments)
+        threshold = real.astype(np.int64)
+        bias = bias + layer.theta * ((wanted - weight / real[:, None]) @ moments.mean)
+        # acc + bias + (T >> 1) >= k*T exactly when the real charge reaches the k-th spike, for exact weights.
+        shift = np.floor(bias / layer.theta * real + real / 2) - (threshold >> 1)
+    if layer.kind == "embed":
+        in_bits, signed = PIXEL_BITS, False
+    elif layer.theta_in is None:
+        in_bits, signed = config.quantize.stream_bits, True
+        if layer.kind == "head":
+            in_bits = head_bits(in_bits, layer.side**2)
+    else:
+        in_bits, signed = levels.bit_length(), False
+    return Gemm(layer.name, layer.kind, layer.tokens, layer.side, weight.astype(np.int64),
+                np.clip(shift, low, high).astype(np.int64), threshold, in_bits, signed)
+
+
+def _attention(layer: FoldedAttention, config: Config) -> Attention:
+    """Score threshold and softmax ROMs; exp(theta * a + bias) is normalised per head to the ROM's width."""
+    levels = config.model.levels
+    unit = layer.theta_q * layer.theta_k / (math.sqrt(layer.head_size) * layer.theta_score)
+    threshold = max(1, round((1 << SCORE_SHIFT) / unit))
+    highest = levels * levels * layer.head_size << SCORE_SHIFT
+    if threshold > THRESHOLD_MAX:
+        if highest + (THRESHOLD_MAX >> 1) >= THRESHOLD_MAX:
+            raise ExportError(f"{layer.name}: the score threshold {threshold} exceeds {THRESHOLD_MAX}: "
+                              f"its learned threshold {layer.theta_score:.3g} is too large; initialise it lower")
+        threshold = THRESHOLD_MAX
+    kappa = layer.theta_v / layer.theta_out
+    exponent = layer.theta_score * np.arange(levels + 1) + layer.bias[:, :, None]
+    top = limits(config.quantize.rom_bits, signed=False)[1]
+    raw = np.exp(exponent - exponent.max((1, 2), keepdims=True)) * (top * min(1.0, kappa))
+    num = np.rint(raw).astype(np.int64)
+    den = np.clip(np.rint(raw / kappa), 1, top).astype(np.int64)
+    return Attention(layer.name, layer.side, layer.heads, layer.head_size, layer.window, layer.shift, threshold,
+                     num, den)
+
+
+def _stage_plans(layers: tuple[FoldedLayer, ...], config: Config) -> tuple[list[Plan], dict[str, tuple[int, int]]]:
+    """Plan of every stage, and which stage and step each layer with a residual is."""
+    plans: list[Plan] = []
+    where: dict[str, tuple[int, int]] = {}
+    steps: list[Step] = []
+    for layer in layers:
+        if not isinstance(layer, FoldedGemm):
+            continue
+        if layer.kind in ("merge", "head"):
+            assert layer.source is not None
+            plans.append(plan_stage(steps, layer.source, config.model.levels, config.quantize.stream_bits))
+            steps = []
+        if layer.kind in ("embed", "proj", "fc2", "merge"):
+            assert layer.theta is not None
+            where[layer.name] = len(plans), len(steps)
+            move = layer.norm.affine if layer.norm is not None and layer.norm.moves else None
+            steps.append(Step(float(layer.theta[0]), move))
+    return plans, where
+
+
+def export(mst: MST, config: Config) -> Network:
+    """The integer network of `mst` under `config.quantize`. ExportError names what has no integer form.
+
+    Deterministic: a function of the parameters and running statistics alone.
+    """
+    if mst.config != config.model:
+        raise ExportError(f"the checkpoint's model differs from [model] of {config.name}: "
+                          "export with the configuration that it was trained with")
+    folded = fold(mst)
+    plans, where = _stage_plans(folded, config)
+    out: list[Layer] = []
+    leaving = plans[0]
+    for layer in folded:
+        if isinstance(layer, FoldedAttention):
+            out.append(_attention(layer, config))
+            continue
+        inputs = layer.weight.shape[1]
+        scale, offset = np.full(inputs, layer.theta_in or 1.0), np.zeros(inputs)
+        if layer.theta_in is None:
+            scale, offset = _planes(leaving, inputs)
+            if layer.kind == "head":
+                scale = scale / layer.side**2
+        gemm = _gemm(layer, scale, offset, _moments(layer, scale, offset, config.model.levels), config)
+        if layer.name in where:
+            stage, step = where[layer.name]
+            plan = leaving = plans[stage]
+            gemm = dataclasses.replace(
+                gemm, residual=Residual(plan.gains[step], step == 0),
+                norm=None if layer.norm is None else norm_fire(layer.norm, plan.before[step], config.model.levels),
+                requantise=None if layer.norm is not None else plan.requantise)
+        out.append(gemm)
+    network = Network(config.model, tuple(out), config.quantize.rom_bits, {})
+    check(network)
+    return network
+
+
+def _moments(layer: FoldedGemm, scale: Floats, offset: Floats, levels: int) -> Moments:
+    """What to expect of the integer inputs of `layer`, whose real value is scale * integer + offset, both [in]."""
+    source = layer.source
+    if source is None:
+        return plain(np.zeros(len(scale)), np.ones(len(scale)))
+    if layer.kind == "embed":
+        return plain(source.mean, source.std, PIXEL_CORRELATION)
+    if layer.theta_in is None:
+        return plain((source.mean - offset) / scale, source.std / np.abs(scale))
+    return counts_after(source, layer.theta_in, levels)
+
+
+def _planes(plan: Plan, inputs: int) -> tuple[Floats, Floats]:
+    """Scale and offset [in] of the planes that a stage hands on: real x = scale * plane + offset."""
+    end: Scale = plan.after[-1]
+    repeat = inputs // len(end.rho)
+    return np.tile(end.rho * (1 << plan.requantise.shift), repeat), np.tile(end.offset, repeat)

@@ -1,0 +1,190 @@
+"""The golden model: an integer network on images, layer by layer, bit-accurate (docs/semantics.md). numpy only."""
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import ModelConfig
+from model.masking import MaskRows, SpikeMask, mask_rows
+from quantize.layers import Attention, Gemm, Network
+from sim.golden.attention import Geometry, geometry, heads_of, scores, weighted
+from sim.golden.fire import Counts, fire_biased, norm_fire, requantise, residual
+from sim.golden.gemm import accumulate, merged, patches, pooled
+
+CHUNK_VALUES = 1 << 20
+"""Values of the widest tensor that one chunk of images may hold: bounds the memory of a run."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """What the hardware stores, layer by layer; every array is int32 and starts with the image index.
+
+    `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1), "stream" and "next" [B, T, C]
+    (embed, proj, merge, fc2), "stream" and "planes" (last fc2 of a stage), "logits" [B, classes] (head).
+    `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts.
+    `before[layer]`: the same before masking, only where its site is masked. `scores[attn]` [B, windows, heads, n, n]
+    (query, key): after masking; `scores_before[attn]`: before it, only where scores are masked.
+    Without `keep` all are empty but `logits` [B, classes].
+    """
+
+    logits: Counts
+    outputs: dict[str, dict[str, Counts]] = field(default_factory=dict)
+    inputs: dict[str, Counts] = field(default_factory=dict)
+    before: dict[str, Counts] = field(default_factory=dict)
+    scores: dict[str, Counts] = field(default_factory=dict)
+    scores_before: dict[str, Counts] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """Predicted class [B]: the first index of the largest logit."""
+        return np.argmax(self.logits, axis=1)
+
+
+def check_images(model: ModelConfig, images: object) -> None:
+    """ValueError, in one line, unless `images` is uint8 [B, H, W, C] of this model."""
+    side, channels = model.image_size, model.in_channels
+    need = f"this network takes uint8 [B, {side}, {side}, {channels}]"
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"images are a {type(images).__name__}, not an array: {need}")
+    if images.dtype != np.uint8:
+        raise ValueError(f"images have dtype {images.dtype}: {need}")
+    if images.ndim != 4 or images.shape[1:] != (side, side, channels):
+        raise ValueError(f"images have shape {list(images.shape)}: {need}")
+
+
+def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None = None, first_image: int = 0,
+        keep: bool = True) -> Trace:
+    """Run `network` on images uint8 [B, H, W, C].
+
+    `mask`: Random Spike Masking; image number `first_image + index` picks the draws. `keep=False` keeps logits only,
+    in bounded memory. ValueError: images of a wrong shape or dtype, or image numbers beyond 32 bits.
+    """
+    check_images(network.model, images)
+    if first_image < 0 or first_image + len(images) > 1 << 32:
+        raise ValueError(f"image numbers {first_image}..{first_image + len(images) - 1} do not fit 32 bits: "
+                         "lower first_image")
+    walk = _Walk(network, mask)
+    parts = []
+    for start in range(0, max(len(images), 1), walk.chunk):
+        part = images[start:start + walk.chunk]
+        parts.append(walk.run(part, np.arange(len(part), dtype=np.int64) + first_image + start, keep))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[Trace]) -> Trace:
+    def join(pick: str) -> dict[str, Counts]:
+        return {name: np.concatenate([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
+
+    outputs = {layer: {what: np.concatenate([part.outputs[layer][what] for part in parts]) for what in found}
+               for layer, found in parts[0].outputs.items()}
+    return Trace(np.concatenate([part.logits for part in parts]), outputs, *(
+        join(pick) for pick in ("inputs", "before", "scores", "scores_before")))
+
+
+class _Walk:
+    """One network with its index tables and mask rows, ready to run chunks of images."""
+
+    def __init__(self, network: Network, mask: SpikeMask | None) -> None:
+        self.network = network
+        self.levels = network.model.levels
+        self.mask = mask if mask is not None and any(mask.ratios.values()) else None
+        self.rows: dict[str, MaskRows] = mask_rows(network.model) if self.mask else {}
+        self.where: dict[str, Geometry] = {
+            layer.name: geometry(layer) for layer in network.layers if isinstance(layer, Attention)}
+        widest = 1
+        for layer in network.layers:
+            if isinstance(layer, Attention):
+                widest = max(widest, layer.tokens * layer.heads * layer.window**2)
+            else:
+                widest = max(widest, layer.tokens * max(layer.inputs, layer.outputs))
+        self.chunk = max(1, CHUNK_VALUES // widest)
+
+    def masked(self, site: str, counts: Counts, row: int, numbers: NDArray[np.int64], first: int = 0) -> Counts | None:
+        """Counts [B, rows, columns] with the masked ones at 0; None where the site masks nothing."""
+        if self.mask is None:
+            return None
+        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first)
+        return None if kept is None else np.where(kept, counts, 0).astype(np.int32)
+
+    def run(self, images: NDArray[np.uint8], numbers: NDArray[np.int64], keep: bool) -> Trace:
+        """All layers on one chunk of images, `numbers` being their image numbers."""
+        trace = Trace(np.zeros((len(images), self.network.model.classes), np.int32))
+        values = patches(images, self.network.model.patch)
+        unmasked: Counts | None = None
+        stream: Counts | None = None
+        for layer in self.network.layers:
+            if isinstance(layer, Gemm) and layer.kind == "merge":
+                values = merged(values, layer.side)
+            elif isinstance(layer, Gemm) and layer.kind == "head":
+                values = pooled(values)
+            if keep:
+                trace.inputs[layer.name] = values
+                if unmasked is not None:
+                    trace.before[layer.name] = unmasked
+            if isinstance(layer, Attention):
+                found = self.attention(layer, values, numbers, trace if keep else None)
+            else:
+                found = self.gemm(layer, values, stream)
+                stream = found.get("stream", stream)
+            final = next(key for key in ("counts", "next", "planes", "logits") if key in found)
+            hidden = self.hide(layer.name, layer.kind, final, found[final], numbers)
+            unmasked = found[final] if hidden is not None else None
+            if hidden is not None:
+                found[final] = hidden
+            values = found[final]
+            if keep:
+                trace.outputs[layer.name] = found
+        trace.logits[:] = values
+        return trace
+
+    def gemm(self, layer: Gemm, values: Counts, stream: Counts | None) -> dict[str, Counts]:
+        """One spike GEMM with what follows it, before spike masking."""
+        acc = accumulate(layer.weight, values)
+        if layer.threshold is None:
+            return {"logits": (acc + layer.bias)[:, 0].astype(np.int32)}
+        counts = fire_biased(acc, layer.bias, layer.threshold, self.levels)
+        if layer.residual is None:
+            return {"counts": counts}
+        joined = residual(stream, counts, layer.residual)
+        if layer.norm is not None:
+            return {"stream": joined, "next": norm_fire(joined, layer.norm, self.levels)}
+        assert layer.requantise is not None
+        return {"stream": joined, "planes": requantise(joined, layer.requantise)}
+
+    def attention(self, layer: Attention, values: Counts, numbers: NDArray[np.int64],
+                  trace: Trace | None) -> dict[str, Counts]:
+        """Windowed attention, its scores masked."""
+        where = self.where[layer.name]
+        q, k, v = heads_of(values, layer, where)
+        a = scores(q, k, layer, self.levels)
+        hidden = None
+        if self.mask is not None:
+            row = self.rows[layer.name.rpartition(".")[0]].scores
+            lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
+            hidden = self.masked("scores", lines, row, numbers)
+        if trace is not None:
+            if hidden is not None:
+                trace.scores_before[layer.name] = a
+            trace.scores[layer.name] = a if hidden is None else hidden.reshape(a.shape)
+        if hidden is not None:
+            a = hidden.reshape(a.shape)
+        return {"counts": weighted(a, v, layer, where, self.levels)}
+
+    def hide(self, name: str, kind: str, final: str, counts: Counts, numbers: NDArray[np.int64]) -> Counts | None:
+        """The spike mask on what a layer hands on; None where nothing is masked."""
+        block = name.rpartition(".")[0]
+        if self.mask is None or final in ("planes", "logits") or kind not in ("qkv", "proj", "fc1"):
+            return None
+        rows = self.rows[block]
+        if kind == "qkv":
+            width = counts.shape[-1] // 3
+            parts = [self.masked(site, counts[..., first:first + width], rows.qkv, numbers, first)
+                     for site, first in (("q", 0), ("k", width))]
+            if all(part is None for part in parts):
+                return None
+            q, k = (counts[..., index * width:(index + 1) * width] if part is None else part
+                    for index, part in enumerate(parts))
+            return np.concatenate([q, k, counts[..., 2 * width:]], axis=-1)
+        # The input counts of fc1 leave proj's norm fire, those of fc2 leave fc1.
+        return self.masked("fc1", counts, rows.fc1, numbers) if kind == "proj" else self.masked(
+            "fc2", counts, rows.fc2, numbers)

@@ -1,0 +1,274 @@
+"""Random cases of the GEMM engine's benches: a walk over input tokens, and what the fire unit does with the sums.
+
+Expected values come from `sim.golden`; what is added here is only where the words lie (hwgen/descriptors.py) and, for
+the blocks' benches, the cycle in which each is written (the timing their docstrings state).
+"""
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.config import MachineConfig
+from hwgen.descriptors import GEMM, After
+from hwgen.fire import PLANES_MAX
+from hwgen.parameters import BRANCH, NEURON, pack_channel
+from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
+from quantize.formats import BIAS_BITS, LOGIT_BITS, STREAM_BITS, THRESHOLD_BITS, limits
+from quantize.layers import NormFire, Requantise, Residual
+from sim.golden import fire as golden
+from sim.tb.duts import PARAM_WORDS, SPIKE_WORDS, STREAM_WORDS, WEIGHT_ROWS
+
+Ints = NDArray[np.int64]
+Fields = dict[str, int]
+OUT_BASE = SPIKE_WORDS // 2
+"""Inputs lie below, results from here on."""
+STREAM_PARTS = 4
+"""Residuals of consecutive descriptors lie in different parts of the stream scratchpad."""
+
+
+def pack_lanes(values: Ints, bits: int) -> int:
+    """One word of `values`, lane 0 lowest, `bits` bits each (two's complement)."""
+    word = 0
+    for lane, value in enumerate(values.tolist()):
+        word |= (value & (1 << bits) - 1) << lane * bits
+    return word
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What the extractor gives in one cycle: weight rows (lowest lane first) and flags."""
+
+    rows: tuple[int, ...]
+    load: bool
+    double: bool
+    negate: bool
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The input side of a descriptor: its `fields`, spike `memory` by address, `values` [T, inputs], weight row of each input."""
+
+    fields: Fields
+    memory: dict[int, int]
+    values: Ints
+    rows: Ints
+    bits: int
+
+
+def random_walk(rng: random.Random, m: MachineConfig, density: float, small: bool = False) -> Walk:
+    """A walk with random shape, strides and values; of the values a share of `density` is not 0, and some tokens are all 0."""
+    while True:
+        walk = _random_walk(rng, m, density, small)
+        if walk is not None:
+            return walk
+
+
+def _random_walk(rng: random.Random, m: MachineConfig, density: float, small: bool) -> Walk | None:
+    lanes, b = m.lanes, m.planes
+    tx, ty = rng.randint(1, 3), rng.randint(1, 3)
+    px, py = rng.choice([(1, 1), (1, 1), (2, 2), (2, 1), (1, 3)])
+    channels = rng.randint(1, lanes if small else 3 * lanes)
+    bits = rng.choice([b, b, 1, rng.randint(1, 8), 12])
+    signed = rng.random() < 0.5
+    words, groups = -(-channels // lanes), -(-bits // b)
+    group_step = words + rng.randint(0, 2)
+    token_words = groups * group_step + rng.randint(0, 2)
+    row_words = tx * px * token_words + rng.randint(0, 3)
+    size = ty * py * row_words
+    row_word_step = lanes + rng.randint(0, 3)
+    row_phase_step = (words - 1) * row_word_step + lanes + rng.randint(0, 3)
+    if size >= OUT_BASE or px * py * row_phase_step >= WEIGHT_ROWS:
+        return None
+    base = rng.randint(0, OUT_BASE - size)
+    weight_base = rng.randint(0, WEIGHT_ROWS - px * py * row_phase_step)
+    fields = {
+        "in_base": base, "token_step": px * token_words, "row_step": py * row_words - (tx - 1) * px * token_words,
+        "tokens_x": tx - 1, "tokens_y": ty - 1, "phases_x": px - 1, "phases_y": py - 1, "off_x": token_words,
+        "off_y": row_words, "words": words - 1, "group_step": group_step, "first_group": (groups - 1) * group_step,
+        "first_bit": (bits - 1) % b, "planes_less_one": bits - 1, "signed": int(signed), "weight_base": weight_base,
+        "row_word_step": row_word_step, "row_phase_step": row_phase_step}
+    low, high = limits(bits, signed)
+    raw = np.array([[rng.randint(low, high) if rng.random() < density else 0 for _ in range(px * py * channels)]
+                    for _ in range(tx * ty)], np.int64)
+    raw[[rng.random() < 0.2 for _ in range(tx * ty)]] = 0
+    memory, rows = {}, []
+    for phase in range(px * py):
+        rows += [weight_base + phase * row_phase_step + c // lanes * row_word_step + c % lanes for c in range(channels)]
+        for token in range(tx * ty):
+            x, y = token % tx * px + phase // py, token // tx * py + phase % py  # y is the inner one
+            for group in range(groups):
+                part = raw[token, phase * channels:(phase + 1) * channels] >> group * b & (1 << b) - 1
+                for word in range(words):
+                    at = base + y * row_words + x * token_words + group * group_step + word
+                    memory[at] = pack_lanes(part[word * lanes:(word + 1) * lanes], b)
+    return Walk(fields, memory, raw, np.array(rows), bits)
+
+
+def emissions(m: MachineConfig, walk: Walk, zero_words: bool = False) -> list[Emission]:
+    """Every emission of the walk, in order; `zero_words` (wrong on purpose) lets empty vectors take a cycle."""
+    found = []
+    f, channels = walk.fields, walk.values.shape[1]
+    phases = (f["phases_x"] + 1) * (f["phases_y"] + 1)
+    per = channels // phases
+    for token in walk.values:
+        for plane in reversed(range(walk.bits)):
+            fresh, first_plane = True, plane == walk.bits - 1
+            negate = bool(f["signed"]) and first_plane
+            for phase in range(phases):
+                for word in range(f["words"] + 1):
+                    span = slice(phase * per + word * m.lanes, min(phase * per + (word + 1) * m.lanes, (phase + 1) * per))
+                    left = walk.rows[span][token[span] >> plane & 1 == 1].tolist()
+                    end = phase == phases - 1 and word == f["words"]
+                    if not left and not end and not zero_words:
+                        continue
+                    first = True
+                    while first or left:
+                        picked = [left.pop(0)] if left else []
+                        if left and m.rows_per_cycle == 2:
+                            picked.append(left.pop())
+                        found.append(Emission(tuple(picked), fresh and first and first_plane,
+                                              fresh and first and not first_plane, negate,
+                                              end and plane == 0 and not left))
+                        first = False
+                    fresh = False
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A memory write or a group of logits (`port` logits: address 0 or, for the last of a token, 1)."""
+
+    port: str
+    address: int
+    data: int
+    after: int
+    """cycles after its token's `ready`"""
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class FireCase:
+    """The output side of a descriptor: `fields`, mask inputs, parameter and residual words by address, expected writes."""
+
+    fields: Fields
+    masked: int
+    mask_state: int
+    override: int
+    override_ratio: int
+    neuron: dict[int, int]
+    branch: dict[int, int]
+    stream: dict[int, int]
+    writes: list[Write]
+    done: int
+    """cycles from the last token's `ready` to `done`"""
+
+
+def near(rng: random.Random, levels: int, charge: Ints, threshold: Ints) -> Ints:
+    """Biases [C] that put the potential of a random token of `charge` [T, C] at a firing edge, or one beside it."""
+    low, high = limits(BIAS_BITS, True)
+    picked = np.array([charge[rng.randrange(len(charge)), c] for c in range(charge.shape[1])], np.int64)
+    steps = np.array([rng.randint(0, levels + 1) for _ in threshold], np.int64)
+    beside = np.array([rng.choice([-1, 0, 0, 1]) for _ in threshold], np.int64)
+    return np.clip(steps * threshold + beside - (threshold >> 1) - picked, low, high)
+
+
+def thresholds(rng: random.Random, count: int) -> Ints:
+    """Thresholds of every magnitude, 1 .. 2^20 - 1."""
+    return np.array([rng.randint(1, (1 << rng.randint(1, THRESHOLD_BITS)) - 1) for _ in range(count)], np.int64)
+
+
+def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[int, int], after: After, part: int = 0) -> FireCase:
+    """A case for the sums `acc` [T, C], C <= lanes, of `tokens` (x, y); residuals in part `part` of the stream memory."""
+    count, channels = acc.shape
+    lanes, b = m.fire_lanes, m.planes
+    enabled = b if rng.random() < 0.7 else rng.randint(1, b)
+    levels = (1 << enabled) - 1
+    groups, bits, shift = -(-channels // lanes), rng.randint(2, PLANES_MAX), rng.randint(0, 8)
+    out_words = -(-bits // b) if after == After.PLANES else 1
+    fresh = rng.random() < 0.4
+    seed, image, row0, column0 = rng.getrandbits(32), rng.randint(0, 999), rng.randint(0, 40), rng.randint(0, 40)
+    span = STREAM_WORDS // STREAM_PARTS
+    stream_step = groups + rng.randint(0, 3)
+    out_word_step = rng.randint(1, 3)
+    out_step = (out_words - 1) * out_word_step + 1 + rng.randint(0, 2)
+    neuron_base, branch_base = (rng.randint(0, PARAM_WORDS - groups) for _ in range(2))
+    stream_base = part * span + rng.randint(0, max(0, span - count * stream_step))
+    out_base = OUT_BASE + rng.randint(0, SPIKE_WORDS - OUT_BASE - count * out_step - 1)
+    ratio0, ratio1, override_ratio = (rng.choice([0, 64, 192, 255]) for _ in range(3))
+    fields = {
+        "groups": groups - 1, "spacing": max(groups, out_words) - 1, "neuron_base": neuron_base, "branch_base": branch_base,
+        "phases": levels, "after": int(after), "fresh": int(fresh), "shift": shift, "plane_bits": bits - 1,
+        "stream_base": stream_base, "stream_step": stream_step, "out_base": out_base, "out_step": out_step,
+        "out_words": out_words - 1, "out_word_step": out_word_step, "ratio0": ratio0, "ratio1": ratio1,
+        "count": channels, "final": rng.randint(0, 1), "tokens_x": tokens[0] - 1, "tokens_y": tokens[1] - 1}
+    masked, override = rng.randint(0, 1), rng.random() < 0.3
+    select = np.array([rng.randint(0, 2) for _ in range(channels)])
+    ratio = np.where(select == 0, 0, override_ratio if override else np.where(select == 2, ratio1, ratio0)) * masked
+    dropped = draws(seed, np.array([image]), row0, count, column0 + channels)[0, :, column0:] < ratio
+
+    threshold = thresholds(rng, channels)
+    bias = near(rng, levels, acc, threshold)
+    gain = np.array([rng.randint(-32767 // levels, 32767 // levels) >> rng.randint(0, 12) for _ in range(channels)], np.int64)
+    room = 32767 - np.abs(gain) * levels
+    old = np.array([[rng.randint(-int(r), int(r)) for r in room] for _ in range(count)], np.int32)
+    negate = np.array([rng.randint(0, 1) for _ in range(channels)], np.int64)
+    threshold2 = thresholds(rng, channels)
+
+    counts = golden.fire_biased(acc, bias, threshold, levels)
+    stream = golden.residual(old, counts, Residual(gain, fresh))
+    bias2 = near(rng, levels, np.where(negate == 1, -stream, stream).astype(np.int64), threshold2)
+    if after == After.COUNTS:
+        out = np.where(dropped, 0, counts)
+    elif after == After.NORM:
+        out = np.where(dropped, 0, golden.norm_fire(stream, NormFire(negate, bias2, threshold2, ""), levels))
+    else:
+        out = golden.requantise(stream, Requantise(shift, bits))
+
+    neuron: dict[int, int] = {}
+    branch: dict[int, int] = {}
+    initial: dict[int, int] = {}
+    for group in range(groups):
+        for lane in range(lanes):
+            c = group * lanes + lane
+            real = c < channels
+            n = {"offset": int(bias[c] + (0 if after == After.LOGITS else threshold[c] >> 1)), "threshold": int(threshold[c]),
+                 "select": int(select[c])} if real else {"offset": 0, "threshold": 1, "select": rng.randint(0, 2)}
+            r = {"gain": int(gain[c]), "negate": int(negate[c]), "offset": int(bias2[c] + (threshold2[c] >> 1)),
+                 "threshold": int(threshold2[c])} if real else {"gain": 0, "negate": 0, "offset": 0, "threshold": 1}
+            neuron[neuron_base + group] = neuron.get(neuron_base + group, 0) | pack_channel(NEURON, n) << NEURON.size * lane
+            branch[branch_base + group] = branch.get(branch_base + group, 0) | pack_channel(BRANCH, r) << BRANCH.size * lane
+        for token in range(count):
+            initial[stream_base + token * stream_step + group] = pack_lanes(_group(old[token], group, lanes), STREAM_BITS)
+
+    writes = []
+    for token in range(count):
+        for group in range(groups):
+            if after == After.LOGITS:
+                sums = pack_lanes(_group(acc[token] + bias, group, lanes), LOGIT_BITS)
+                writes.append(Write("logits", int(group == groups - 1), sums, group + 2, token))
+            elif after != After.COUNTS:
+                word = pack_lanes(_group(stream[token], group, lanes), STREAM_BITS)
+                writes.append(Write("stream", stream_base + token * stream_step + group, word, group + b + 4, token))
+        for index in range(out_words if after != After.LOGITS else 0):
+            word = pack_lanes(out[token].astype(np.int64) >> index * b, b)
+            writes.append(Write("spike", out_base + token * out_step + index * out_word_step, word,
+                                groups + 2 * b + 6 + index, token))
+    state = jump(start_state(seed, image), LEAP * (ROW_DRAWS * row0 + column0))
+    return FireCase(fields, masked, state, int(override), override_ratio, neuron, branch, initial, writes,
+                    groups + 1 if after == After.LOGITS else groups + 2 * b + 5 + out_words)
+
+
+def _group(values: NDArray[np.integer], group: int, lanes: int) -> Ints:
+    """The channels of one fire group, 0 where there is none."""
+    part = values[group * lanes:(group + 1) * lanes].astype(np.int64)
+    return np.pad(part, (0, lanes - len(part)))
+
+
+def descriptor(*parts: Fields) -> Fields:
+    """All fields of a GEMM descriptor, those of `parts` and 0 else."""
+    fields = dict.fromkeys(GEMM, 0)
+    for part in parts:
+        fields |= part
+    return fields

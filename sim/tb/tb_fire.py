@@ -1,0 +1,111 @@
+"""Bench of hwgen/fire.py: every write and logit of random tiles, with its address and its cycle, and the done pulse.
+
+MUTATE=greater (fires when v > threshold), MUTATE=round (requantise without rounding), MUTATE=mask (no spike mask) must fail.
+"""
+import random
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import RisingEdge
+
+from hwgen.config import MachineConfig
+from hwgen.descriptors import GEMM, After, pack
+from quantize.layers import Requantise
+from sim.golden import fire as golden
+from sim.scoreboard import Scoreboard
+from sim.streams import reset, start_clock
+from sim.tb import cases
+from sim.tb.cases import FireCase, descriptor, pack_lanes, random_fire
+from sim.tb.duts import BRANCH, NEURON, STREAM, machine, mutated
+
+CASES = 14
+Seen = tuple[int, str, int, int]
+
+
+def spoil() -> None:
+    """Make the golden wrong, as MUTATE asks."""
+    right_fire, right_requantise, right_draws = golden.fire, golden.requantise, cases.draws
+    if mutated("greater"):
+        golden.fire = lambda v, threshold, levels: right_fire(v - 1, threshold, levels)
+    if mutated("round"):
+        golden.requantise = lambda stream, to: right_requantise(stream - ((1 << to.shift) >> 1), Requantise(to.shift, to.bits))
+    if mutated("mask"):
+        cases.draws = lambda *of: right_draws(*of) | np.uint8(255)  # type: ignore[assignment]
+
+
+async def load(dut: Any, case: FireCase) -> None:
+    """Write the case's memories."""
+    dut.load__en.value = 1
+    for select, words in ((NEURON, case.neuron), (BRANCH, case.branch), (STREAM, case.stream)):
+        for address, word in words.items():
+            dut.load__select.value, dut.load__address.value, dut.load__data.value = select, address, word
+            await RisingEdge(dut.clk)
+    dut.load__en.value = 0
+
+
+def random_sums(rng: random.Random, m: MachineConfig, count: int, channels: int) -> np.ndarray:
+    """Accumulators [count, channels] of every magnitude."""
+    return np.array([[rng.randint(-(1 << s), (1 << s) - 1) for s in
+                      (rng.choice([4, 12, 20, m.acc_bits - 1]) for _ in range(channels))] for _ in range(count)], np.int64)
+
+
+def seen(dut: Any) -> list[tuple[str, int, int]]:
+    """What the unit puts out in this cycle."""
+    found = []
+    for port in ("stream", "spike"):
+        if int(getattr(dut, f"{port}_write__en").value):
+            found.append((port, int(getattr(dut, f"{port}_write__address").value),
+                          int(getattr(dut, f"{port}_write__data").value)))
+    if int(dut.logits__valid.value):
+        found.append(("logits", int(dut.logits__last.value), int(dut.logits__data.value)))
+    return found
+
+
+@cocotb.test()
+@cocotb.parametrize(after=[0, 1, 2, 3], idle=[0, 4])
+async def tiles(dut: Any, after: int, idle: int) -> None:
+    """Tiles one after the other; tokens at the least spacing, or up to `idle` cycles later. 0..3: COUNTS, NORM, PLANES, LOGITS."""
+    spoil()
+    m, rng = machine(), random.Random(f"fire {after} {idle}")
+    start_clock(dut)
+    await reset(dut)
+    for index in range(CASES):
+        tokens = rng.randint(1, 4), rng.randint(1, 3)
+        count, channels = tokens[0] * tokens[1], m.lanes if rng.random() < 0.4 else rng.randint(1, m.lanes)
+        acc = random_sums(rng, m, count, channels)
+        case = random_fire(rng, m, acc, tokens, After(after), part=index % 4)
+        await load(dut, case)
+        await _tile(dut, m, rng, case, acc, idle, index)
+
+
+async def _tile(dut: Any, m: MachineConfig, rng: random.Random, case: FireCase, acc: np.ndarray, idle: int, index: int) -> None:
+    spacing = case.fields["spacing"] + 1
+    ready, at = [], 1
+    for _ in acc:
+        ready.append(at)
+        at += spacing + rng.randint(0, idle)
+    expected = {port: [(ready[w.token] + w.after, w.address, w.data) for w in case.writes if w.port == port]
+                for port in ("stream", "spike", "logits")}
+    boards = {port: Scoreboard(items, label=lambda i, port=port: f"tile {index} {port} {i}", show=lambda item:
+                               f"cycle {item[0]} address {item[1]} data {item[2]:#x}") for port, items in expected.items()}
+    done = ready[-1] + case.done
+    dut.desc.value, dut.start.value = pack(GEMM, descriptor(case.fields)), 1
+    dut.masked.value, dut.mask_state.value = case.masked, case.mask_state
+    dut.mask_override.value, dut.override_ratio.value = case.override, case.override_ratio
+    await RisingEdge(dut.clk)
+    dut.start.value = 0
+    token = 0
+    for cycle in range(1, done + 1):
+        if token < len(ready) and ready[token] == cycle:
+            padded = np.pad(acc[token], (0, m.lanes - acc.shape[1]))
+            dut.acc.value, dut.ready.value = pack_lanes(padded, m.acc_bits), 1
+            token += 1
+        else:
+            dut.acc.value, dut.ready.value = rng.getrandbits(m.lanes * m.acc_bits), 0
+        await RisingEdge(dut.clk)
+        for port, address, data in seen(dut):
+            boards[port].check((cycle, address, data))
+        assert int(dut.done.value) == (cycle == done), f"tile {index}: done is {dut.done.value} in cycle {cycle}, due in {done}"
+    for board in boards.values():
+        board.finish()

@@ -1,0 +1,138 @@
+"""Readers of CIFAR-10 batches and idx files, their refusals, and the augmentation."""
+import gzip
+import os
+import pickle
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.data import Augment, DataError, fit, load
+
+torch.set_num_threads(1)
+
+
+def write_cifar(root: Path, per_batch: int = 3) -> np.ndarray:
+    """A CIFAR-10 look-alike; returns the pixels [5 * per_batch, 3, 32, 32] of its training part."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, per_batch, 3072), np.uint8)
+    for index, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        batch = {b"data": pixels[index], b"labels": [index] * per_batch, b"batch_label": b"x"}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return pixels[:5].reshape(-1, 3, 32, 32)
+
+
+def write_fashion(root: Path) -> None:
+    """Two training and one test image of a Fashion-MNIST look-alike, one of them packed."""
+    folder = root / "fashion-mnist"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 2), ("t10k", 1)):
+        images = struct.pack(">HBB3I", 0, 8, 3, count, 28, 28) + bytes(range(256)) * 4 * count
+        images = images[:16 + count * 784]
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 8, 1, count) + bytes([7] * count))
+
+
+def test_cifar_batches_are_read_in_order(tmp_path: Path) -> None:
+    pixels = write_cifar(tmp_path)
+    train, test = load("cifar10", True, tmp_path), load("cifar10", False, tmp_path)
+    assert np.array_equal(train.images.numpy(), pixels)
+    assert train.labels.tolist() == [i // 3 for i in range(15)]
+    assert test.labels.tolist() == [5, 5, 5]
+
+
+def test_idx_files_are_read_packed_or_not_and_padded(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    train = load("fashion_mnist", True, tmp_path)
+    assert train.images.shape == (2, 1, 28, 28)
+    assert train.images[0, 0, 0, 27] == 27
+    assert train.labels.tolist() == [7, 7]
+    padded = fit(train.images, 1, 32)
+    assert padded.shape == (2, 1, 32, 32)
+    assert torch.equal(padded[:, :, 2:30, 2:30], train.images)
+
+
+def test_missing_folder_says_what_to_get_and_how_to_point_to_it(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"cifar-10-batches-py: no such folder: .*cs\.toronto\.edu.*--data or MST_DATA"):
+        load("cifar10", True, tmp_path)
+    write_cifar(tmp_path)
+    monkeypatch.setenv("MST_DATA", str(tmp_path))
+    assert len(load("cifar10", False).labels) == 3
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_4").unlink()
+    with pytest.raises(DataError, match="data_batch_4: cannot be read"):
+        load("cifar10", True, tmp_path)
+    write_fashion(tmp_path)
+    (tmp_path / "fashion-mnist" / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte: no such file, nor \.gz"):
+        load("fashion_mnist", False, tmp_path)
+
+
+class Evil:
+    """Pickles into a call of os.system."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "damaged CIFAR-10 batch"),
+    (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}, 2)[:900], "damaged CIFAR-10 batch"),
+    (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8)}, 2), "damaged CIFAR-10 batch"),
+    (pickle.dumps({b"data": np.zeros((2, 3072), np.float32), b"labels": [1, 2]}, 2), "expected uint8 .*float32"),
+    (pickle.dumps({b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 2]}, 2), r"found uint8 \[2, 3071\]"),
+    (pickle.dumps(Evil()), "asks for .*system, which no CIFAR-10 batch does"),
+])
+def test_foreign_batches_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    write_cifar(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(content)
+    with pytest.raises(DataError, match=f"test_batch: .*{message}") as caught:
+        load("cifar10", False, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_idx_is_refused(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    path = tmp_path / "fashion-mnist" / "train-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte: not a complete idx file"):
+        load("fashion_mnist", True, tmp_path)
+
+
+def test_unknown_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown dataset 'imagenet'; known: cifar10, fashion_mnist"):
+        load("imagenet", True, tmp_path)
+
+
+@pytest.mark.parametrize("images, message", [
+    (torch.zeros(1, 3, 32, 32), "must be uint8 [N, 3, H, W], not torch.float32"),
+    (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), "not torch.uint8 [1, 1, 32, 32]"),
+    (torch.zeros(1, 3, 33, 33, dtype=torch.uint8), "images of 33x33 do not fit a network of image_size 32"),
+    (torch.zeros(1, 3, 32, 30, dtype=torch.uint8), "images of 32x30 do not fit"),
+])
+def test_images_that_do_not_fit(images: torch.Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        fit(images, 3, 32)
+
+
+def test_augmentation_crops_and_flips_and_repeats_from_its_seed() -> None:
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augment, index = Augment(images, pad=2), torch.arange(4).repeat(50)
+    found = augment(index, torch.Generator().manual_seed(3))
+    assert torch.equal(found, augment(index, torch.Generator().manual_seed(3)))
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
+    seen = set()
+    for number, image in zip(index.tolist(), found, strict=True):
+        places = [(y, x, f) for y in range(5) for x in range(5) for f in (0, 1) if torch.equal(
+            image, padded[number, :, y:y + 8, x:x + 8].flip(2) if f else padded[number, :, y:y + 8, x:x + 8])]
+        assert places
+        seen.add(places[0])
+    assert len(seen) > 40  # of 50 shifts and flips
