@@ -12,8 +12,6 @@ MASK ?=
 WAVES ?=
 SEED ?=
 ARGS ?=
-# Asked for the CPU build of torch only where pip's own configuration does not offer it.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,9 +31,9 @@ help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
 	@echo
 	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones."
-	@echo "The first run makes $(VENV) from requirements.lock (600 MB) and needs Python 3.11+, g++, make and perl."
-	@echo "make train, make quantize and the float comparisons in make test need the CPU build of torch 2.13.0 (1.3 GB more)."
-	@echo "It comes from where pip is set to look (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL), else from TORCH_INDEX=$(TORCH_INDEX)."
+	@echo "The first run makes $(VENV) from requirements.lock (0.4 GB) and needs Python 3.11+, g++, make and perl."
+	@echo "make train, make quantize and the float comparisons in make test need the CPU build of torch 2.13.0 (0.9 GB more)."
+	@echo "It comes from where pip is set to look (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL)."
 	@echo "Without it those tests are skipped, aloud. For a GPU build: $(VENV)/bin/pip install torch==2.13.0, then make train."
 
 sim: rtl  ## set up, then simulate the generated machine and compare every layer with the golden model
@@ -98,7 +96,6 @@ $(TEST): $(CORE)
 $(TRAIN): $(CORE)
 	@$(PY) -c 'import torch; assert torch.__version__.split("+")[0] == "2.13.0"' 2>/dev/null || { \
 		echo "make: installing torch (CPU build)"; \
-		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[train]' || \
-		$(PIP) --retries 1 --timeout 20 install -q -c requirements.lock --no-build-isolation \
-			--extra-index-url $(TORCH_INDEX) -e '.[train]'; }
+		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[train]' || { \
+		echo "make: no CPU build of torch 2.13.0 where pip looks: set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to one" >&2; exit 1; }; }
 	@touch $@

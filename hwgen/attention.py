@@ -1,6 +1,7 @@
-"""The attention unit: a whole layer of windowed spike attention, softmax by ROM and division by soft reset (semantics.md, 3.4).
+"""The attention unit: a whole layer of windowed spike attention (docs/semantics.md, 3.4).
 
-While one job (a head of a window) computes, the next one's q, k and v are loaded. Cycles: hwgen/attention_cycles.py, exactly.
+Softmax by ROM, division by soft reset. While one job (a head of a window) computes, the next one's q, k and v are
+loaded. Its cycles, exactly: hwgen/attention_cycles.py.
 """
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
@@ -19,8 +20,9 @@ from model.masking import WIDTH
 class AttentionUnit(wiring.Component):
     """Runs one attention layer: q, k, v counts in the spike scratchpad -> output counts in the spike scratchpad.
 
-    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) stable from then until `done`, and `mask_state`, the LFSR
-    state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after the last
+    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) stable from then until `done`, and `mask_state`,
+    the LFSR state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after
+    the last
     write; `spike_read`, `spike_write`: one word a cycle each, never refused; `rom`: A read ports (A = attention_rows)
     of {den, num}, num in the low `rom_bits`. The next `start` may come in the cycle after `done`. Input and output
     regions must not overlap. Each token's whole output words are written, lanes without a channel as 0.
@@ -51,7 +53,8 @@ class AttentionUnit(wiring.Component):
 
         mask = Signal(lane_bits)  # zero beyond the head's channels: what lies there belongs to other heads
         for c in range(machine.head_lanes):
-            m.d.sync += mask[c * machine.planes:(c + 1) * machine.planes].eq((desc.head_size > c).replicate(machine.planes))
+            lane = mask[c * machine.planes:(c + 1) * machine.planes]
+            m.d.sync += lane.eq((desc.head_size > c).replicate(machine.planes))
 
         key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
         # With each key, by stage: valid, first and last of its pass, buffer bank.
@@ -83,7 +86,8 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             lanes.k.eq(k), sums.v.eq(v & mask),
             score_rows.before.eq(stages[scored - 1][1]), score_rows.valid.eq(stages[scored][0]),
-            sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]), sums.last.eq(stages[scored + 6][2]),
+            sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]),
+            sums.last.eq(stages[scored + 6][2]),
             output.take.eq(sums.take), output.take_last.eq(sums.take_last), output.row.eq(sums.row)]
         return m
 
@@ -91,13 +95,14 @@ class AttentionUnit(wiring.Component):
         """Slots of passes of keys.
 
         Returns key index and bank, query index and bank, which waiting query row its fetch has reached, and the issue
-        bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next pass's query
-        rows are fetched, and before that the last pass waits for the next job's loading.
+        bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next pass's
+        query rows are fetched, and before that the last pass waits for the next job's loading.
         """
         desc, rows = self.desc, self.machine.attention_rows
         running, computing, loaded, bank = Signal(), Signal(), Signal(), Signal()
         left, passed = Signal(9), Signal(8)
-        key, keys, query = Signal(range(self.machine.window_tokens)), Signal(), Signal(range(self.machine.window_tokens))
+        tokens = range(self.machine.window_tokens)
+        key, keys, query = Signal(tokens), Signal(), Signal(tokens)
         last_pass = passed == desc.passes_last
         held = last_pass & (left == rows) & ~loader.done
         m.d.comb += loader.go.eq(running & last_pass & (left == 0) & loader.more)
@@ -107,8 +112,8 @@ class AttentionUnit(wiring.Component):
             m.d.sync += query.eq(0)
         with m.If(self.start):
             # as if a job without keys had come to the point where it waits
-            m.d.sync += [running.eq(1), computing.eq(0), loaded.eq(1), bank.eq(1), left.eq(rows), passed.eq(desc.passes_last),
-                         keys.eq(0), query.eq(0)]
+            m.d.sync += [running.eq(1), computing.eq(0), loaded.eq(1), bank.eq(1), left.eq(rows),
+                         passed.eq(desc.passes_last), keys.eq(0), query.eq(0)]
         with m.Elif(running & ~held):
             m.d.sync += left.eq(left - 1)
             with m.If((left != 0) & (left <= rows)):
@@ -116,8 +121,8 @@ class AttentionUnit(wiring.Component):
             with m.If(left == 0):
                 m.d.sync += [left.eq(desc.pass_last), key.eq(0)]
                 with m.If(last_pass):
-                    m.d.sync += [passed.eq(0), bank.eq(~bank), computing.eq(loaded), running.eq(loaded), keys.eq(loaded),
-                                 loaded.eq(loader.more)]
+                    m.d.sync += [passed.eq(0), bank.eq(~bank), computing.eq(loaded), running.eq(loaded),
+                                 keys.eq(loaded), loaded.eq(loader.more)]
                 with m.Else():
                     m.d.sync += [passed.eq(passed + 1), keys.eq(computing)]
         fetched = [left == rows - 1 - r for r in range(rows)]
@@ -125,7 +130,7 @@ class AttentionUnit(wiring.Component):
         return key, bank, query, bank ^ last_pass, fetched, issue
 
     def _buffer(self, m: Module, loader: AttentionLoader, kind: int, address: Value, loading: Value) -> Value:
-        """One of the double buffers q, k, v: a word for each token of a window, in two banks; bank `loading` is written."""
+        """One of the double buffers q, k, v: a word for each token, in two banks; bank `loading` is written."""
         depth = 1 << (self.machine.window_tokens - 1).bit_length()
         count = parts(self.machine)
         words = memory.Memory(shape=slice_bits(self.machine), depth=2 * depth, init=[])

@@ -1,7 +1,7 @@
-"""Shape of an attention layer, what the machine must offer for it, and the exact cycles it takes (docs/semantics.md, 3.4).
+"""Shape of an attention layer, what the machine must offer for it, and the exact cycles it takes.
 
-A job is one head of one window. Jobs run in slots: in slot `s` job `s` is loaded while job `s - 1` computes, so there is one
-slot more than jobs. Everything is data independent: the cycles follow from the shape alone.
+A job is one head of one window. Jobs run in slots: in slot `s` job `s` is loaded while job `s - 1` computes, so there
+is one slot more than jobs. Everything is data independent: the cycles follow from the shape alone.
 """
 from dataclasses import dataclass
 
@@ -46,8 +46,8 @@ class AttentionShape:
 
     def check(self, m: MachineConfig) -> None:
         """ConfigError naming the value and the parameter to raise, if `m` is too small for this layer."""
-        for value, limit, what in ((self.head_size, m.head_lanes, "head_lanes"), (self.tokens, m.window_tokens, "window_tokens"),
-                                   (self.planes, m.planes, "planes")):
+        for value, limit, what in ((self.head_size, m.head_lanes, "head_lanes"), (self.planes, m.planes, "planes"),
+                                   (self.tokens, m.window_tokens, "window_tokens")):
             if value > limit:
                 raise ConfigError(f"attention needs [machine] {what} of at least {value}, not {limit}: raise it")
 

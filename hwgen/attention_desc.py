@@ -1,4 +1,4 @@
-"""The attention unit's descriptor: one packed structure per attention layer, every product already taken by the compiler."""
+"""The attention unit's descriptor: one packed structure a layer, every product already taken by the compiler."""
 from amaranth.lib import data
 
 from hwgen.attention_cycles import AttentionShape
@@ -59,7 +59,8 @@ class AttentionDescriptor(data.Struct):
 
 def _walk(shape: AttentionShape, base: int, token: int) -> dict[str, int]:
     row = shape.side * token
-    return {"base": base, "token": token, "row": row, "origin_x": shape.shift * token, "origin_y": base + shape.shift * row}
+    return {"base": base, "token": token, "row": row,
+            "origin_x": shape.shift * token, "origin_y": base + shape.shift * row}
 
 
 def _slot(shape: AttentionShape, lanes: int, first: int) -> dict[str, int]:
@@ -71,8 +72,9 @@ def attention_fields(m: MachineConfig, shape: AttentionShape, *, in_base: int, o
                      rom_base: int, mask_ratio: int) -> dict[str, object]:
     """The descriptor's fields, ready for `AttentionDescriptor.const`.
 
-    `in_base`, `out_base`: spike words of token 0 (the regions must not overlap). `rom_base`: ROM word of this layer's head 0,
-    rel 0, score 0. `mask_ratio`: in 1/256. ConfigError if the machine is too small or a value does not fit its field.
+    `in_base`, `out_base`: spike words of token 0 (the regions must not overlap). `rom_base`: ROM word of this layer's
+    head 0, rel 0, score 0. `mask_ratio`: in 1/256. ConfigError if the machine is too small or a value does not fit its
+    field.
     """
     shape.check(m)
     if score_threshold < 1:

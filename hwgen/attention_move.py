@@ -1,4 +1,4 @@
-"""Between the spike scratchpad and the attention unit: window gather of q, k, v, and the write of finished head slices."""
+"""Between the spike scratchpad and the attention unit: window gather of q, k, v; write of finished head slices."""
 from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
@@ -26,8 +26,8 @@ def slice_bits(machine: MachineConfig) -> int:
 
 def buffer_write_signature(machine: MachineConfig) -> wiring.Signature:
     """Write into the local q, k and v buffers: `kind` chooses them (one bit each), `part` the words of the slice."""
-    return wiring.Signature({"kind": Out(KINDS), "index": Out(range(machine.window_tokens)), "part": Out(parts(machine)),
-                             "data": Out(slice_bits(machine))})
+    return wiring.Signature({"kind": Out(KINDS), "index": Out(range(machine.window_tokens)),
+                             "part": Out(parts(machine)), "data": Out(slice_bits(machine))})
 
 
 class WindowWalk:
@@ -55,7 +55,8 @@ class WindowWalk:
         f, shift = self._fields, self._desc.shift
         self._m.d.sync += [
             self._row.eq(f.origin_y), self._origin_row.eq(f.origin_y), self._y.eq(shift), self._origin_y.eq(shift),
-            self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x), self._x.eq(shift), self._origin_x.eq(shift),
+            self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x), self._x.eq(shift),
+            self._origin_x.eq(shift),
             self._ix.eq(0), self._iy.eq(0), self._wx.eq(0), self._wy.eq(0)]
 
     def step(self) -> None:
@@ -71,7 +72,7 @@ class WindowWalk:
             m.d.sync += [self._ix.eq(self._ix + 1), self._column.eq(self._right[0]), self._x.eq(self._right[1])]
 
     def next_window(self) -> None:
-        """Together with `step` at a window's last token, whose neighbours to the right and below begin the next windows."""
+        """Together with `step` at a window's last token: its right and lower neighbours begin the next windows."""
         m, f = self._m, self._fields
         with m.If(self._wx == self._desc.windows_last):
             m.d.sync += [
@@ -152,7 +153,8 @@ class AttentionLoader(wiring.Component):
                         m.d.sync += [kind.eq(0), run.eq(0), ending[0].eq(1), head.eq(head + 1)]
                         for i in range(KINDS):
                             with m.If(slots[i] == desc.slots_last):
-                                m.d.sync += [slots[i].eq(0), lanes[i].eq(0), words[i].eq(words[i] + desc.parts_last + 1)]
+                                m.d.sync += [slots[i].eq(0), lanes[i].eq(0),
+                                             words[i].eq(words[i] + desc.parts_last + 1)]
                             with m.Else():
                                 m.d.sync += [slots[i].eq(slots[i] + 1), lanes[i].eq(lanes[i] + desc.head_size)]
                         with m.If(head == desc.heads_last):
@@ -194,8 +196,8 @@ def _split(value: Value, widths: Sequence[int]) -> list[Value]:
 class AttentionOutput(wiring.Component):
     """Merges finished head slices into their words and writes each word after its last head.
 
-    `take` offers the next query row's slice (`take_last`: the last row of its pass); rows beyond the window are skipped.
-    Rows come at least `words_per_head` cycles apart. `done` follows the layer's last write by one cycle.
+    `take` offers the next query row's slice (`take_last`: the last row of its pass); rows beyond the window are
+    skipped. Rows come at least `words_per_head` cycles apart. `done` follows the layer's last write by one cycle.
     """
 
     def __init__(self, machine: MachineConfig, address_bits: int) -> None:

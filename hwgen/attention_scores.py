@@ -1,4 +1,4 @@
-"""From q and k to ROM addresses: score lanes (AND, popcount, scaled fire), then spike mask and relative position of each row."""
+"""From q and k to ROM addresses: score lanes (AND, popcount, scaled fire), spike mask, relative position."""
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -24,8 +24,8 @@ def _popcount(bits: list[Value]) -> Value:
 class ScoreLanes(wiring.Component):
     """`a = fire((q . k << 8) + (threshold >> 1), threshold)` for each query row, one key a cycle.
 
-    Ports: `q`, A rows of head_lanes counts (already zero beyond the head), `k`, one row; `a`, A counts, SCORE_STAGES + planes - 1
-    cycles after `k`. Channel c's count is in bits [c*planes, (c+1)*planes).
+    Ports: `q`, A rows of head_lanes counts (already zero beyond the head), `k`, one row; `a`, A counts, SCORE_STAGES +
+    planes - 1 cycles after `k`. Channel c's count is in bits [c*planes, (c+1)*planes).
     """
 
     def __init__(self, machine: MachineConfig) -> None:
@@ -72,7 +72,7 @@ class ScoreLanes(wiring.Component):
 
 
 class _Row:
-    """State of one query row: ROM entry of its first key, LFSR state, and where it lies in the regions of an edge window."""
+    """State of one query row: ROM entry of its first key, LFSR state, its region of an edge window."""
 
     def __init__(self, name: str) -> None:
         self.rom, self.lfsr = Signal(ADDRESS_BITS, name=f"{name}_rom"), Signal(WIDTH, name=f"{name}_lfsr")
@@ -86,9 +86,10 @@ class _Row:
 class ScoreRows(wiring.Component):
     """Spike mask, window mask and ROM address of each score, for A query rows at one key a cycle.
 
-    `before` is high one cycle before the first key of a pass, `valid` with each key whose counts are on `a`. `address` follows
-    2 cycles after `a`, `allow` (the window mask) 3 cycles after, with the ROM's data. Rows are taken in mask row order, each
-    job's last pass may leave rows idle. While one pass runs the next one's rows are prepared (A + 1 cycles).
+    `before` is high one cycle before the first key of a pass, `valid` with each key whose counts are on `a`. `address`
+    follows 2 cycles after `a`, `allow` (the window mask) 3 cycles after, with the ROM's data. Rows are taken in mask
+    row order, each job's last pass may leave rows idle. While one pass runs the next one's rows are prepared (A + 1
+    cycles).
     """
 
     def __init__(self, machine: MachineConfig) -> None:
@@ -130,12 +131,13 @@ class ScoreRows(wiring.Component):
         return m
 
     def _prepare(self, m: Module, rows: list[_Row]) -> None:
-        """Fill `rows` for the next pass, one row a cycle; then, where the job's rows are used up, step to the next job."""
+        """Fill `rows` for the next pass, one a cycle; then, where the job's rows are used up, step to the next job."""
         desc, count = self.desc, len(rows)
         fill, following, job_rom, head = Signal(range(count + 2)), _Row("next"), Signal(ADDRESS_BITS), Signal(8)
         x, y, window_x, window_y, used_up = Signal(4), Signal(4), Signal(8), Signal(8), Signal()
         m.d.comb += [following.up.eq(y < desc.split), following.left.eq(x < desc.split),
-                     following.edge_y.eq(window_y == desc.windows_last), following.edge_x.eq(window_x == desc.windows_last)]
+                     following.edge_y.eq(window_y == desc.windows_last),
+                     following.edge_x.eq(window_x == desc.windows_last)]
         with m.If(self.start):
             m.d.sync += [fill.eq(0), following.rom.eq(desc.rom_start), following.lfsr.eq(self.mask_state),
                          job_rom.eq(desc.rom_start), head.eq(0), x.eq(0), y.eq(0), window_x.eq(0), window_y.eq(0),

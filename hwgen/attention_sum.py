@@ -10,10 +10,10 @@ from hwgen.config import MachineConfig
 class AttentionSum(wiring.Component):
     """A rows of sums at one key a cycle; finished rows fire one after another while the next rows accumulate.
 
-    Ports, with the ROM's data in cycle 0: `entry`, A words {den, num}, and `allow` in cycle 0; `v`, one row of head_lanes counts
-    (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in cycle 3. The first row
-    fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle after, with `take`; the others
-    follow. `take_last` marks the pass's last row.
+    Ports, with the ROM's data in cycle 0: `entry`, A words {den, num}, and `allow` in cycle 0; `v`, one row of
+    head_lanes counts (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in
+    cycle 3. The first row fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle
+    after, with `take`; the others follow. `take_last` marks the pass's last row.
     """
 
     def __init__(self, machine: MachineConfig) -> None:
@@ -36,8 +36,8 @@ class AttentionSum(wiring.Component):
             num, den = Signal(machine.rom_bits, name=f"num{r}"), Signal(machine.rom_bits, name=f"den{r}")
             later, total = Signal(machine.rom_bits, name=f"den_later{r}"), Signal(range(top_d + 1), name=f"sum_d{r}")
             gate = self.allow[r].replicate(machine.rom_bits)
-            m.d.sync += [num.eq(self.entry[r][:machine.rom_bits] & gate), den.eq(self.entry[r][machine.rom_bits:] & gate),
-                         later.eq(den)]
+            m.d.sync += [num.eq(self.entry[r][:machine.rom_bits] & gate),
+                         den.eq(self.entry[r][machine.rom_bits:] & gate), later.eq(den)]
             with m.If(self.valid):
                 m.d.sync += total.eq(Mux(self.first, 0, total) + later)
             sums_d.append(total)

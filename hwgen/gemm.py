@@ -1,5 +1,5 @@
 """Spike GEMM engine: event extractor -> lane array -> fire unit, one descriptor (a tile of `lanes` output channels) at a time."""
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -45,7 +45,7 @@ class GemmEngine(wiring.Component):
             extract.start.eq(self.start), extract.desc.eq(self.desc), extract.word.eq(self.spike_read.data),
             self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en),
             lanes.events.eq(extract.out),
-            self.events.eq(extract.out.valid.replicate(2) & sum(extract.out.event[port] for port in range(self.m.rows_per_cycle))),
+            self.events.eq(Mux(extract.out.valid, sum(extract.out.event[port] for port in range(self.m.rows_per_cycle)), 0)),
             fire.start.eq(self.start), fire.desc.eq(self.desc), fire.masked.eq(self.masked),
             fire.mask_state.eq(self.mask_state), fire.override.eq(self.override),
             fire.override_ratio.eq(self.override_ratio), fire.acc.eq(lanes.acc), fire.ready.eq(lanes.ready),

@@ -1,8 +1,9 @@
 """Where values lie in the spike scratchpad: one description for the compiler, the cycle model and the benches.
 
-A `Buffer` holds a tensor [T, C]; each token takes `token_words` consecutive words, `groups` times (one word per b bits of a value)
-the words of its channels. `channel_map` says which channel each lane of each word holds (-1: none).
+A `Buffer` holds a tensor [T, C]; each token takes `token_words` consecutive words: `groups` times (one for each b bits of a
+value) the words of its channels. `channel_map` says which channel each lane of each word holds (-1: none).
 """
+
 from dataclasses import dataclass
 from functools import cached_property
 

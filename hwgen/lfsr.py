@@ -1,7 +1,7 @@
 """The mask LFSR in hardware: linear maps over GF(2) as exclusive-or trees, and a jump to any draw.
 
-The stream, its taps and its numbering are `model.masking`'s (docs/semantics.md, section 4); every matrix here is computed from
-`model.masking.step`, so nothing is stated twice.
+The stream, its taps and its numbering are `model.masking`'s (docs/semantics.md, section 4); every matrix here is computed
+from `model.masking.step`, so nothing is stated twice.
 """
 from collections.abc import Callable
 from functools import lru_cache, reduce
@@ -41,9 +41,9 @@ def next_row(state: Value) -> Value:
 
 
 class Jump(wiring.Component):
-    """Applies a jump polynomial to a state, one shift a cycle: `done` pulses 32 cycles after `start`; `result` then holds.
+    """Applies a jump polynomial to a state, one shift a cycle.
 
-    `polynomial` and `state` are sampled at `start`.
+    `done` pulses 32 cycles after `start`, from then on `result` holds. `polynomial` and `state` are sampled at `start`.
     """
 
     start: In(1)

@@ -1,9 +1,11 @@
 """The compiler: an integer network becomes a program (descriptors) and memory images for one machine.
 
 A layer becomes one descriptor per tile of `lanes` output channels (attention: one). Tiles are outermost and tokens inner, so each
-weight row is fetched for one tile at a time. Spike buffers alternate between the two ends of the scratchpad: a layer reads one and
+weight row is fetched for one tile at a time. Spike buffers alternate between the two ends of the scratchpad: a layer reads
+one and
 writes the other.
 """
+
 import dataclasses
 from dataclasses import dataclass, field
 
@@ -15,7 +17,7 @@ from hwgen.attention_desc import attention_fields, pack_attention
 from hwgen.config import MachineConfig
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, After, Fields, Kind, pack
 from hwgen.layout import Buffer, dense_map, slot_map
-from hwgen.parameters import BRANCH, NEURON, branch_words, neuron_words, pack_channel
+from hwgen.tiles import fire_parameters, weight_rows
 from model.config import MaskingConfig
 from model.masking import LEAP, ROW_DRAWS, jump_polynomial, mask_rows
 from quantize.check import accumulator_bound
@@ -78,17 +80,30 @@ def compile_network(network: Network, machine: MachineConfig, masking: MaskingCo
 def sized(machine: MachineConfig, program: Program) -> MachineConfig:
     """`machine` with every depth of 0 set to what `program` needs."""
     need = demands(program)
-    return dataclasses.replace(machine, **{name: amount for name, amount in need.items() if getattr(machine, name) == 0})
+    return with_depths(machine, {name: amount for name, amount in need.items() if getattr(machine, name) == 0})
+
+
+def with_depths(machine: MachineConfig, depths: dict[str, int]) -> MachineConfig:
+    """`machine` with other memory depths."""
+    return dataclasses.replace(machine, **depths)  # type: ignore[arg-type]
 
 
 def demands(program: Program) -> dict[str, int]:
     """Words that the program needs of each memory of the machine, by the name of its knob."""
     images, buffers = program.images, list(program.buffers.values())
-    pairs = [a.size + b.size for a, b in zip(buffers, buffers[1:], strict=False)]
     streams = [words * program.buffers[name].tokens for name, words in program.stream_words.items()]
-    return {"weight_rows": len(images.weights), "spike_words": max(pairs), "stream_words": max(streams, default=1),
-            "param_words": max(len(images.params), len(images.branches), 1), "rom_words": max(len(images.rom), 1),
-            "descriptors": len(program.steps)}
+    return {
+        "weight_rows": len(images.weights),
+        "spike_words": _spike_words(buffers),
+        "stream_words": max(streams, default=1),
+        "param_words": max(len(images.params), len(images.branches), 1),
+        "rom_words": max(len(images.rom), 1),
+        "descriptors": len(program.steps),
+    }
+
+
+def _spike_words(buffers: list[Buffer]) -> int:
+    return max(a.size + b.size for a, b in zip(buffers, buffers[1:], strict=False))
 
 
 class _Compiler:
@@ -101,13 +116,17 @@ class _Compiler:
         self._check_machine()
 
     def run(self) -> Program:
-        buffers = self._buffers()
-        machine = self._with_bases(buffers)
-        self.buffers = buffers
+        self.buffers = buffers = self._placed(self._buffers())
         self.stream_words: dict[str, int] = {}
         image = buffers["image"]
-        values = {"base": image.base, "tokens": image.tokens, "channels": image.channels, "groups": image.groups,
-                  "words": image.words, "token_words": image.token_words}
+        values = {
+            "base": image.base,
+            "tokens": image.tokens,
+            "channels": image.channels,
+            "groups": image.groups,
+            "words": image.words,
+            "token_words": image.token_words,
+        }
         self._add("image", Kind.IMAGE, self._packed("image", IMAGE, values), values)
         source = image
         for layer in self.network.layers:
@@ -117,7 +136,7 @@ class _Compiler:
                 self._gemm(layer, source)
             source = buffers.get(layer.name, source)
         self._add("end", Kind.END, 0, {})
-        program = Program(machine, self.network, self.steps, self.images, buffers, self.stream_words)
+        program = Program(self.machine, self.network, self.steps, self.images, buffers, self.stream_words)
         self._emit_words()
         return self._checked(program)
 
@@ -126,22 +145,30 @@ class _Compiler:
     def _check_machine(self) -> None:
         m, model = self.machine, self.model
         if model.planes > m.planes:
-            raise CompileError(f"levels = {model.levels} needs {model.planes} bit planes, the machine has {m.planes}: "
-                               f"set [machine] planes = {model.planes}")
+            raise CompileError(
+                f"levels = {model.levels} needs {model.planes} bit planes, the machine has {m.planes}: "
+                f"set [machine] planes = {model.planes}"
+            )
         for layer in self.network.layers:
             if isinstance(layer, Attention):
                 n = layer.window**2
                 if layer.head_size > m.head_lanes:
-                    raise CompileError(f"{layer.name}: heads of {layer.head_size} channels, the attention unit takes "
-                                       f"{m.head_lanes}: set [machine] head_lanes = {layer.head_size}")
+                    raise CompileError(
+                        f"{layer.name}: heads of {layer.head_size} channels, the attention unit takes "
+                        f"{m.head_lanes}: set [machine] head_lanes = {layer.head_size}"
+                    )
                 if n > m.window_tokens:
-                    raise CompileError(f"{layer.name}: windows of {n} tokens, the attention unit takes "
-                                       f"{m.window_tokens}: set [machine] window_tokens = {n}")
+                    raise CompileError(
+                        f"{layer.name}: windows of {n} tokens, the attention unit takes "
+                        f"{m.window_tokens}: set [machine] window_tokens = {n}"
+                    )
             else:
                 self._check_gemm(layer)
         if self.network.rom_bits > m.rom_bits:
-            raise CompileError(f"ROM entries of {self.network.rom_bits} bits, the machine has {m.rom_bits}: "
-                               f"set [machine] rom_bits = {self.network.rom_bits}")
+            raise CompileError(
+                f"ROM entries of {self.network.rom_bits} bits, the machine has {m.rom_bits}: "
+                f"set [machine] rom_bits = {self.network.rom_bits}"
+            )
 
     def _check_gemm(self, layer: Gemm) -> None:
         m = self.machine
@@ -151,15 +178,19 @@ class _Compiler:
         worst = accumulator_bound(layer)
         bits = worst.bit_length() + 1
         if bits > m.acc_bits:
-            raise CompileError(f"{layer.name}: sums reach {worst}, {bits} bits, the accumulators have {m.acc_bits}: "
-                               f"set [machine] acc_bits = {bits}")
+            raise CompileError(
+                f"{layer.name}: sums reach {worst}, {bits} bits, the accumulators have {m.acc_bits}: "
+                f"set [machine] acc_bits = {bits}"
+            )
 
     def _checked(self, program: Program) -> Program:
         for name, amount in demands(program).items():
             have = getattr(self.machine, name)
             if have and amount > have:
-                raise CompileError(f"{name}: the network needs {amount}, the machine has {have}: "
-                                   f"set [machine] {name} = {amount} or more (0: sized to the network)")
+                raise CompileError(
+                    f"{name}: the network needs {amount}, the machine has {have}: "
+                    f"set [machine] {name} = {amount} or more (0: sized to the network)"
+                )
         return program
 
     # -- memory --------------------------------------------------------------------------------------------------
@@ -167,7 +198,7 @@ class _Compiler:
     def _buffers(self) -> dict[str, Buffer]:
         m, model = self.machine, self.model
         pixels = model.patch**2 * model.in_channels
-        out = {"image": Buffer("image", model.side(0)**2, PIXEL_BITS, False, m.planes, dense_map(pixels, m.lanes))}
+        out = {"image": Buffer("image", model.side(0) ** 2, PIXEL_BITS, False, m.planes, dense_map(pixels, m.lanes))}
         for layer in self.network.layers:
             if isinstance(layer, Attention):
                 channels = slot_map(layer.heads, layer.head_size, m.lanes)
@@ -184,22 +215,37 @@ class _Compiler:
             out[layer.name] = Buffer(layer.name, layer.tokens, bits, is_signed, m.planes, channels)
         return out
 
-    def _with_bases(self, buffers: dict[str, Buffer]) -> MachineConfig:
-        names = list(buffers)
-        need = max(buffers[a].size + buffers[b].size for a, b in zip(names, names[1:], strict=False))
-        depth = self.machine.spike_words or need
-        for index, name in enumerate(names):
-            if index % 2 and buffers[name].size <= depth:
-                buffers[name] = dataclasses.replace(buffers[name], base=depth - buffers[name].size)
-        return self.machine
+    def _placed(self, buffers: dict[str, Buffer]) -> dict[str, Buffer]:
+        """Every other buffer moves to the far end of the scratchpad, so that a layer never writes what it reads."""
+        depth = self.machine.spike_words or _spike_words(list(buffers.values()))
+        return {
+            name: dataclasses.replace(buffer, base=max(0, depth - buffer.size)) if index % 2 else buffer
+            for index, (name, buffer) in enumerate(buffers.items())
+        }
 
     # -- layers --------------------------------------------------------------------------------------------------
 
-    def _add(self, layer: str, kind: Kind, payload: int, values: dict[str, int], *, masked: bool = False,
-             draw: int = 0, attention: AttentionShape | None = None) -> None:
+    def _add(
+        self,
+        layer: str,
+        kind: Kind,
+        payload: int,
+        values: dict[str, int],
+        *,
+        masked: bool = False,
+        draw: int = 0,
+        attention: AttentionShape | None = None,
+    ) -> None:
         results = kind == Kind.END or values.get("after") == After.LOGITS
-        header = {"kind": int(kind), "layer": 0, "last": 0, "masked": int(masked), "results": int(results), "reserved": 0,
-                  "jump": jump_polynomial(LEAP * draw)}
+        header = {
+            "kind": int(kind),
+            "layer": 0,
+            "last": 0,
+            "masked": int(masked),
+            "results": int(results),
+            "reserved": 0,
+            "jump": jump_polynomial(LEAP * draw),
+        }
         self.steps.append(Step(layer, kind, values, header, payload, attention))
 
     def _site(self, layer: Gemm) -> tuple[tuple[str, ...], int]:
@@ -219,8 +265,15 @@ class _Compiler:
         sites, mask_row = self._site(layer)
         sites = tuple(site for site in sites if site in self.masking.sites)
         ratio = self.masking.ratio256
-        after = (After.LOGITS if layer.kind == "head" else After.NORM if layer.norm is not None
-                 else After.PLANES if layer.requantise is not None else After.COUNTS)
+        after = (
+            After.LOGITS
+            if layer.kind == "head"
+            else After.NORM
+            if layer.norm is not None
+            else After.PLANES
+            if layer.requantise is not None
+            else After.COUNTS
+        )
         chunk = -(-layer.outputs // m.fire_lanes)
         if layer.residual is not None:
             self.stream_words[layer.name] = chunk
@@ -230,100 +283,110 @@ class _Compiler:
             out_words = target.groups if target else 1
             values = {
                 **self._walk(layer, source),
-                "weight_base": len(self.images.weights), "row_word_step": source.row_step,
+                "weight_base": len(self.images.weights),
+                "row_word_step": source.row_step,
                 "row_phase_step": source.rows if layer.kind == "merge" else 0,
-                "groups": groups - 1, "spacing": max(groups, out_words) - 1,
-                "neuron_base": len(self.images.params), "branch_base": len(self.images.branches),
-                "phases": self.model.levels, "after": int(after),
+                "groups": groups - 1,
+                "spacing": max(groups, out_words) - 1,
+                "neuron_base": len(self.images.params),
+                "branch_base": len(self.images.branches),
+                "phases": self.model.levels,
+                "after": int(after),
                 "fresh": int(layer.residual is not None and layer.residual.fresh),
                 "shift": layer.requantise.shift if layer.requantise else 0,
                 "plane_bits": layer.requantise.bits - 1 if layer.requantise else 0,
-                "stream_base": tile * m.lanes // m.fire_lanes, "stream_step": chunk,
-                "out_base": target.base + tile if target else 0, "out_step": target.token_words if target else 0,
-                "out_words": out_words - 1, "out_word_step": target.words if target else 0,
-                "ratio0": ratio if {"q", "fc1", "fc2"} & set(sites) else 0, "ratio1": ratio if "k" in sites else 0,
-                "count": used, "final": int(tile == len(out_map) - 1)}
+                "stream_base": tile * m.lanes // m.fire_lanes,
+                "stream_step": chunk,
+                "out_base": target.base + tile if target else 0,
+                "out_step": target.token_words if target else 0,
+                "out_words": out_words - 1,
+                "out_word_step": target.words if target else 0,
+                "ratio0": ratio if {"q", "fc1", "fc2"} & set(sites) else 0,
+                "ratio1": ratio if "k" in sites else 0,
+                "count": used,
+                "final": int(tile == len(out_map) - 1),
+            }
             first = int(channels[0])
-            self._add(layer.name, Kind.GEMM, self._packed(layer.name, GEMM, values), values, masked=bool(sites),
-                      draw=ROW_DRAWS * mask_row + first)
-            self._tile_weights(layer, source, channels)
-            self._tile_parameters(layer, channels, groups, sites)
+            self._add(
+                layer.name,
+                Kind.GEMM,
+                self._packed(layer.name, GEMM, values),
+                values,
+                masked=bool(sites),
+                draw=ROW_DRAWS * mask_row + first,
+            )
+            self.images.weights += weight_rows(m, layer, source, channels)
+            neurons, branches = fire_parameters(m, layer, channels, groups, sites)
+            self.images.params += neurons
+            self.images.branches += branches
 
     def _walk(self, layer: Gemm, source: Buffer) -> dict[str, int]:
         """How the extractor walks the input: tokens, gathered tokens, planes."""
         word = source.token_words
         planes = source.bits if layer.kind in ("embed", "merge", "head") else self.model.planes
         top = planes - 1
-        common = {"in_base": source.base, "words": source.words - 1, "group_step": source.words,
-                  "first_group": top // self.machine.planes * source.words, "first_bit": top % self.machine.planes,
-                  "planes_less_one": top, "signed": int(source.signed)}
+        common = {
+            "in_base": source.base,
+            "words": source.words - 1,
+            "group_step": source.words,
+            "first_group": top // self.machine.planes * source.words,
+            "first_bit": top % self.machine.planes,
+            "planes_less_one": top,
+            "signed": int(source.signed),
+        }
         side = layer.side
         if layer.kind == "merge":
             half = side // 2
-            return {**common, "tokens_x": half - 1, "tokens_y": half - 1, "token_step": 2 * word,
-                    "row_step": (side + 2) * word, "phases_x": 1, "phases_y": 1, "off_x": word, "off_y": side * word}
+            return {
+                **common,
+                "tokens_x": half - 1,
+                "tokens_y": half - 1,
+                "token_step": 2 * word,
+                "row_step": (side + 2) * word,
+                "phases_x": 1,
+                "phases_y": 1,
+                "off_x": word,
+                "off_y": side * word,
+            }
         if layer.kind == "head":
-            return {**common, "tokens_x": 0, "tokens_y": 0, "token_step": 0, "row_step": 0,
-                    "phases_x": side - 1, "phases_y": side - 1, "off_x": word, "off_y": side * word}
+            return {
+                **common,
+                "tokens_x": 0,
+                "tokens_y": 0,
+                "token_step": 0,
+                "row_step": 0,
+                "phases_x": side - 1,
+                "phases_y": side - 1,
+                "off_x": word,
+                "off_y": side * word,
+            }
         rows = int(round(source.tokens**0.5))
-        return {**common, "tokens_x": rows - 1, "tokens_y": rows - 1, "token_step": word, "row_step": word,
-                "phases_x": 0, "phases_y": 0, "off_x": 0, "off_y": 0}
-
-    def _tile_weights(self, layer: Gemm, source: Buffer, channels: Ints) -> None:
-        m, used = self.machine, channels >= 0
-        phases = layer.inputs // source.channels if layer.kind == "merge" else 1
-        rows = np.zeros((phases, source.rows, m.lanes), np.int64)
-        for word, lanes in enumerate(source.channel_map):
-            for lane in np.flatnonzero(lanes >= 0):
-                for phase in range(phases):
-                    column = phase * source.channels + int(lanes[lane])
-                    rows[phase, word * source.row_step + lane, used] = layer.weight[channels[used], column]
-        self.images.weights += packed_rows(rows.reshape(-1, m.lanes), m.weight_bits)
-
-    def _tile_parameters(self, layer: Gemm, channels: Ints, groups: int, sites: tuple[str, ...]) -> None:
-        m = self.machine
-        third = layer.outputs // 3
-        neurons, branches = neuron_words(m), branch_words(m)
-        silent = {"offset": -1, "threshold": 1, "select": 0}
-        idle = {"gain": 0, "negate": 0, "offset": -1, "threshold": 1}
-        for group in range(groups):
-            neuron = branch = 0
-            for lane in range(m.fire_lanes):
-                channel = int(channels[group * m.fire_lanes + lane])
-                values, after = dict(silent), dict(idle)
-                if channel >= 0:
-                    threshold = 1 if layer.threshold is None else int(layer.threshold[channel])
-                    start = 0 if layer.threshold is None else threshold >> 1
-                    values = {"offset": int(layer.bias[channel]) + start, "threshold": threshold,
-                              "select": self._select(layer, channel, third, sites)}
-                    if layer.residual is not None:
-                        after["gain"] = int(layer.residual.gain[channel])
-                    if layer.norm is not None:
-                        norm = layer.norm
-                        after |= {"negate": int(norm.negate[channel]), "threshold": int(norm.threshold[channel]),
-                                  "offset": int(norm.bias[channel]) + (int(norm.threshold[channel]) >> 1)}
-                neuron |= pack_channel(NEURON, values) << lane * NEURON.size
-                branch |= pack_channel(BRANCH, after) << lane * BRANCH.size
-            assert neuron < 1 << neurons.size and branch < 1 << branches.size
-            self.images.params.append(neuron)
-            if layer.residual is not None:
-                self.images.branches.append(branch)
-
-    @staticmethod
-    def _select(layer: Gemm, channel: int, third: int, sites: tuple[str, ...]) -> int:
-        if layer.kind != "qkv":
-            return int(bool(sites))
-        return 1 if channel < third and "q" in sites else 2 if third <= channel < 2 * third and "k" in sites else 0
+        return {
+            **common,
+            "tokens_x": rows - 1,
+            "tokens_y": rows - 1,
+            "token_step": word,
+            "row_step": word,
+            "phases_x": 0,
+            "phases_y": 0,
+            "off_x": 0,
+            "off_y": 0,
+        }
 
     def _attention(self, layer: Attention, source: Buffer) -> None:
         shape = AttentionShape(layer.side, layer.window, layer.shift, layer.heads, layer.head_size, self.model.planes)
         used = "scores" in self.masking.sites
-        fields = attention_fields(self.machine, shape, in_base=source.base, out_base=self.buffers[layer.name].base,
-                                  score_threshold=layer.score_threshold, rom_base=len(self.images.rom),
-                                  mask_ratio=self.masking.ratio256 if used else 0)
+        fields = attention_fields(
+            self.machine,
+            shape,
+            in_base=source.base,
+            out_base=self.buffers[layer.name].base,
+            score_threshold=layer.score_threshold,
+            rom_base=len(self.images.rom),
+            mask_ratio=self.masking.ratio256 if used else 0,
+        )
         row = self.mask_rows[layer.name.rsplit(".", 1)[0]].scores
-        self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row,
-                  attention=shape)
+        self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row, attention=shape)
         entries = layer.rom_den.ravel() << self.machine.rom_bits | layer.rom_num.ravel()
         self.images.rom += [int(entry) for entry in entries]
 
@@ -342,13 +405,4 @@ class _Compiler:
             following = self.steps[index + 1].layer if index + 1 < len(self.steps) else ""
             step.header |= {"layer": order[step.layer], "last": int(following != step.layer)}
             word = pack(HEADER, step.header) | step.payload << PROGRAM_BITS
-            self.images.program += [word >> PROGRAM_BITS * part & (1 << PROGRAM_BITS) - 1
-                                    for part in range(DESCRIPTOR_WORDS)]
-
-
-def packed_rows(rows: Ints, bits: int) -> list[int]:
-    """Signed rows [rows, lanes] as integers, lane 0 lowest, `bits` a weight."""
-    if bits == 8:
-        return [int.from_bytes(row.astype(np.int8).tobytes(), "little") for row in rows]
-    mask = (1 << bits) - 1
-    return [sum((int(value) & mask) << bits * lane for lane, value in enumerate(row)) for row in rows]
+            self.images.program += [word >> PROGRAM_BITS * part & (1 << PROGRAM_BITS) - 1 for part in range(DESCRIPTOR_WORDS)]

@@ -1,8 +1,10 @@
 """The cycle model: predicts, for one image, the exact cycles of every descriptor and layer from the spikes that it reads.
 
-A layer's cycles run from its first dispatch to the next layer's (the first layer's from the start of the image), so that they add up to
+A layer's cycles run from its first dispatch to the next layer's (the first layer's from the start of the image), so that
+they add up to
 the image's. RTL measures the same points; the top bench asserts equality.
 """
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,11 +37,13 @@ class LayerCycles:
 def predict(program: Program, values: Mapping[str, NDArray[np.integer]]) -> list[LayerCycles]:
     """Cycles of each layer for one image.
 
-    `values[name]` [T, C]: what buffer `name` of `program.buffers` holds ("image": pixels by patch, as docs/semantics.md 3.1 orders
+    `values[name]` [T, C]: what buffer `name` of `program.buffers` holds ("image": pixels by patch, as docs/semantics.md 3.1
+    orders
     them). Layers come in execution order, "image" first; the head's cycles include the delivery of the logits.
     """
     out: list[LayerCycles] = []
-    previous = None
+    previous: str | None = None
+    counts = np.zeros((0, 0, 0), np.int64)
     names = list(program.buffers)
     memory = np.zeros((program_depth(program), program.machine.lanes), np.int64)
     for name in program.layers:
@@ -47,7 +51,7 @@ def predict(program: Program, values: Mapping[str, NDArray[np.integer]]) -> list
         cycles = events = bound = 0
         if previous is not None and steps[0].kind == Kind.GEMM:
             buffer = program.buffers[previous]
-            memory[buffer.base:buffer.base + buffer.size] = buffer.pack(np.asarray(values[previous])[None])[0]
+            memory[buffer.base : buffer.base + buffer.size] = buffer.pack(np.asarray(values[previous])[None])[0]
             counts = vectors(steps[0].fields, program.machine, memory)
         for step in steps:
             if step.kind == Kind.GEMM:
@@ -88,3 +92,62 @@ def _dispatched(step: Step, unit: int) -> int:
 def _bound(counts: NDArray[np.int64], rows_per_cycle: int) -> int:
     """Sum over tokens and planes of ceil(events / rows read a cycle)."""
     return int((-(-counts.sum(axis=2) // rows_per_cycle)).sum())
+
+
+def layer_table(program: Program) -> str:
+    """Per layer: tiles, predicted cycles, memory, as text.
+
+    Cycles depend on the spikes of an image: the table gives the least (no spike at all) and the most (every bit plane
+    full), and, when the network file
+    records its activity (`notes["activity"]`: layer -> events per input channel), the cycles at that activity.
+    """
+    activity = program.network.notes.get("activity")
+    rates: Mapping[str, float] = activity if isinstance(activity, dict) else {}
+    lines = [f"{'layer':<14}{'tiles':>6}{'weight rows':>13}{'spike words':>13}{'least':>10}{'predicted':>11}{'most':>10}"]
+    totals = [0, 0, 0]
+    rows = _weight_rows(program)
+    for name in program.layers:
+        steps = [step for step in program.steps if step.layer == name]
+        rate = rates.get(name)
+        cells = [
+            _at_rate(program, steps, 0.0),
+            None if rate is None else _at_rate(program, steps, rate),
+            _at_rate(program, steps, 1e9),
+        ]
+        for index, cell in enumerate(cells):
+            totals[index] += cell or 0
+        size = program.buffers[name].size if name in program.buffers else 0
+        shown = "".join(f"{'-' if cell is None else cell:>{width}}" for cell, width in zip(cells, (10, 11, 10), strict=True))
+        lines.append(f"{name:<14}{len(steps):>6}{rows.get(name, 0):>13}{size:>13}{shown}")
+    lines.append(
+        f"{'total':<14}{len(program.steps):>6}{sum(rows.values()):>13}{'':>13}{totals[0]:>10}"
+        f"{totals[1] or '-':>11}{totals[2]:>10}"
+    )
+    if not rates:
+        lines.append("predicted: the network file records no activity; `make sim` predicts each image exactly")
+    return "\n".join(lines)
+
+
+def _weight_rows(program: Program) -> dict[str, int]:
+    out: dict[str, int] = {}
+    gemms = [step for step in program.steps if step.kind == Kind.GEMM]
+    for step, following in zip(gemms, [*gemms[1:], None], strict=True):
+        end = len(program.images.weights) if following is None else following.fields["weight_base"]
+        out[step.layer] = out.get(step.layer, 0) + end - step.fields["weight_base"]
+    return out
+
+
+def _at_rate(program: Program, steps: list[Step], events_per_channel: float) -> int:
+    """Cycles of a layer whose every input channel has `events_per_channel` events, spread evenly over its planes."""
+    total = 0
+    for step in steps:
+        if step.kind != Kind.GEMM:
+            total += max(FETCH_CYCLES, fixed_cycles(program, step)) + (FETCH_CYCLES if step.kind == Kind.IMAGE else 0)
+            continue
+        f = step.fields
+        tokens, planes = (f["tokens_x"] + 1) * (f["tokens_y"] + 1), f["planes_less_one"] + 1
+        words = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
+        lanes = min(f["row_word_step"], program.machine.lanes)
+        count = min(lanes, round(lanes * events_per_channel / planes))
+        total += _dispatched(step, gemm_cycles(f, program.machine, np.full((tokens, planes, words), count)).cycles)
+    return total

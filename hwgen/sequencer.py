@@ -1,9 +1,13 @@
-"""Sequencer: runs the program. It fetches the next descriptor and jumps the mask LFSR to its first draw while the current one runs.
+"""Sequencer: runs the program. It fetches the next descriptor and jumps the mask LFSR to its first draw while the current
+one runs.
 
-Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of 8 words and the 32-cycle jump, whichever
-unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is done; its unit starts in
+Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of 8 words and the 32-cycle jump,
+whichever
+unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is done; its
+unit starts in
 the next cycle, and the fetch of the one behind it begins.
 """
+
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -14,27 +18,47 @@ from hwgen.lfsr import Jump
 from hwgen.registers import ErrorCode
 from model.masking import WIDTH
 
-FETCH_CYCLES = Jump.CYCLES + 4
+FETCH_CYCLES = Jump.CYCLES + 3
 """From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""
 
 
 class Sequencer(wiring.Component):
     """`run` pulse: `images` runs of the program from descriptor `first`; `finished` pulse at the end.
 
-    `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with each descriptor,
+    `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with
+    each descriptor,
     `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops with `halt`.
     A descriptor whose header says `results` waits until the result stream is idle.
     """
 
     def __init__(self, m: MachineConfig, address_bits: int) -> None:
         self.m = m
-        super().__init__({
-            "run": In(1), "first": In(address_bits), "images": In(32), "image_index": In(32), "seed": In(32), "failed": In(1),
-            "finished": Out(1), "busy": Out(1), "error": Out(8), "image_done": Out(1),
-            "read": Out(wiring.Signature({"address": Out(address_bits + 3), "en": Out(1), "data": In(PROGRAM_BITS)})),
-            "header": Out(layout(HEADER)), "payload": Out(PAYLOAD_BITS), "mask_state": Out(WIDTH),
-            "start_image": Out(1), "start_gemm": Out(1), "start_attention": Out(1), "unit_done": In(1),
-            "results_idle": In(1), "halt": Out(1), "dispatch": Out(1), "descriptor": Out(32)})
+        super().__init__(
+            {
+                "run": In(1),
+                "first": In(address_bits),
+                "images": In(32),
+                "image_index": In(32),
+                "seed": In(32),
+                "failed": In(1),
+                "finished": Out(1),
+                "busy": Out(1),
+                "error": Out(8),
+                "image_done": Out(1),
+                "read": Out(wiring.Signature({"address": Out(address_bits + 3), "en": Out(1), "data": In(PROGRAM_BITS)})),
+                "header": Out(layout(HEADER)),
+                "payload": Out(PAYLOAD_BITS),
+                "mask_state": Out(WIDTH),
+                "start_image": Out(1),
+                "start_gemm": Out(1),
+                "start_attention": Out(1),
+                "unit_done": In(1),
+                "results_idle": In(1),
+                "halt": Out(1),
+                "dispatch": Out(1),
+                "descriptor": Out(32),
+            }
+        )
         self.address_bits = address_bits
 
     def elaborate(self, platform: object) -> Module:
@@ -57,9 +81,12 @@ class Sequencer(wiring.Component):
         with m.If(arriving):
             m.d.sync += words[arrived].eq(self.read.data)
         state = Signal(WIDTH)
-        m.d.comb += [state.eq(Mux(self.seed == self.image_index, 1, self.seed ^ self.image_index)),
-                     jump.start.eq(arriving & (arrived == 0)), jump.state.eq(state),
-                     jump.polynomial.eq(layout(HEADER)(self.read.data).jump)]
+        m.d.comb += [
+            state.eq(Mux(self.seed == self.image_index, 1, self.seed ^ self.image_index)),
+            jump.start.eq(arriving & (arrived == 0)),
+            jump.state.eq(state),
+            jump.polynomial.eq(layout(HEADER)(self.read.data).jump),
+        ]
         with m.If(fetching & jump.done):
             m.d.sync += [fetching.eq(0), ready.eq(1)]
         with m.If(begin):
@@ -68,9 +95,19 @@ class Sequencer(wiring.Component):
         # Dispatch
         unit_busy, starting = Signal(), Signal()
         dispatch = Signal()
-        m.d.comb += [dispatch.eq(running & ready & (~unit_busy | self.unit_done) & ~starting & ~self.failed
-                                 & (self.results_idle | ~next_header.results)),
-                     self.dispatch.eq(dispatch), self.descriptor.eq(pc), self.busy.eq(running)]
+        m.d.comb += [
+            dispatch.eq(
+                running
+                & ready
+                & (~unit_busy | self.unit_done)
+                & ~starting
+                & ~self.failed
+                & (self.results_idle | ~next_header.results)
+            ),
+            self.dispatch.eq(dispatch),
+            self.descriptor.eq(pc),
+            self.busy.eq(running),
+        ]
         m.d.sync += starting.eq(0)
         with m.If(self.unit_done):
             m.d.sync += unit_busy.eq(0)

@@ -1,7 +1,9 @@
 """The accelerator: memories, units, sequencer, AXI4-Lite registers, AXI4-Stream image in and logits out.
 
-The `trace_*` outputs show every scratchpad write and every dispatch to a bench; a board leaves them open and synthesis removes them.
+The `trace_*` outputs show every scratchpad write and every dispatch to a bench; a board leaves them open and synthesis
+removes them.
 """
+
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -29,14 +31,30 @@ class Accelerator(wiring.Component):
         self.m, self.build_id = m, build_id
         self.images = images if images is not None and m.weights == "initialised" else Images()
         bus = 8 * m.bus_bytes
-        super().__init__({
-            **AXI_LITE, "irq": Out(1),
-            "s_axis_tdata": In(bus), "s_axis_tvalid": In(1), "s_axis_tready": Out(1), "s_axis_tlast": In(1),
-            "m_axis_tdata": Out(LOGIT_BITS), "m_axis_tvalid": Out(1), "m_axis_tready": In(1), "m_axis_tlast": Out(1),
-            "trace_dispatch": Out(1), "trace_descriptor": Out(32), "trace_finished": Out(1), "trace_cycle": Out(64),
-            "trace_spike_en": Out(1), "trace_spike_address": Out(ADDRESS_BITS), "trace_spike_data": Out(m.word_bits),
-            "trace_stream_en": Out(1), "trace_stream_address": Out(ADDRESS_BITS),
-            "trace_stream_data": Out(m.fire_lanes * STREAM_BITS)})
+        super().__init__(
+            {
+                **AXI_LITE,
+                "irq": Out(1),
+                "s_axis_tdata": In(bus),
+                "s_axis_tvalid": In(1),
+                "s_axis_tready": Out(1),
+                "s_axis_tlast": In(1),
+                "m_axis_tdata": Out(LOGIT_BITS),
+                "m_axis_tvalid": Out(1),
+                "m_axis_tready": In(1),
+                "m_axis_tlast": Out(1),
+                "trace_dispatch": Out(1),
+                "trace_descriptor": Out(32),
+                "trace_finished": Out(1),
+                "trace_cycle": Out(64),
+                "trace_spike_en": Out(1),
+                "trace_spike_address": Out(ADDRESS_BITS),
+                "trace_spike_data": Out(m.word_bits),
+                "trace_stream_en": Out(1),
+                "trace_stream_address": Out(ADDRESS_BITS),
+                "trace_stream_data": Out(m.fire_lanes * STREAM_BITS),
+            }
+        )
 
     def memory_shapes(self) -> dict[LoadTarget, tuple[int, int]]:
         """(bits of a word, words) of each loadable memory."""
@@ -79,22 +97,41 @@ class Accelerator(wiring.Component):
             outer, inner = getattr(self, name), getattr(csr, name)
             m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
         for name in ("tdata", "tvalid", "tlast"):
-            m.d.comb += [getattr(loader, f"s_axis_{name}").eq(getattr(self, f"s_axis_{name}")),
-                         getattr(self, f"m_axis_{name}").eq(getattr(result, f"m_axis_{name}"))]
-        m.d.comb += [self.s_axis_tready.eq(loader.s_axis_tready), result.m_axis_tready.eq(self.m_axis_tready),
-                     self.irq.eq(csr.irq)]
+            m.d.comb += [
+                getattr(loader, f"s_axis_{name}").eq(getattr(self, f"s_axis_{name}")),
+                getattr(self, f"m_axis_{name}").eq(getattr(result, f"m_axis_{name}")),
+            ]
+        m.d.comb += [
+            self.s_axis_tready.eq(loader.s_axis_tready),
+            result.m_axis_tready.eq(self.m_axis_tready),
+            self.irq.eq(csr.irq),
+        ]
 
         # Loads
         if loadable:
-            for target, memory in ((LoadTarget.PROGRAM, program), (LoadTarget.WEIGHTS, weights), (LoadTarget.PARAMS, params),
-                                   (LoadTarget.BRANCHES, branches), (LoadTarget.ROM, rom)):
+            for target, memory in (
+                (LoadTarget.PROGRAM, program),
+                (LoadTarget.WEIGHTS, weights),
+                (LoadTarget.PARAMS, params),
+                (LoadTarget.BRANCHES, branches),
+                (LoadTarget.ROM, rom),
+            ):
                 write = getattr(loader, f"{target.name.lower()}_write")
-                m.d.comb += [memory.write.address.eq(write.address), memory.write.en.eq(write.en),
-                             memory.write.data.eq(write.data)]
-        m.d.comb += [loader.busy.eq(sequencer.busy), loader.load_target.eq(csr.load_target),
-                     loader.load_address.eq(csr.load_address), csr.load_address_next.eq(loader.load_address_next),
-                     csr.load_address_update.eq(loader.load_address_update), csr.loading.eq(loader.loading),
-                     csr.loaded.eq(loader.loaded), csr.error.eq(loader.error | sequencer.error)]
+                m.d.comb += [
+                    memory.write.address.eq(write.address),
+                    memory.write.en.eq(write.en),
+                    memory.write.data.eq(write.data),
+                ]
+        m.d.comb += [
+            loader.busy.eq(sequencer.busy),
+            loader.load_target.eq(csr.load_target),
+            loader.load_address.eq(csr.load_address),
+            csr.load_address_next.eq(loader.load_address_next),
+            csr.load_address_update.eq(loader.load_address_update),
+            csr.loading.eq(loader.loading),
+            csr.loaded.eq(loader.loaded),
+            csr.error.eq(loader.error | sequencer.error),
+        ]
 
         # Sequencer and counters
         cycles, events = Signal(64), Signal(64)
@@ -103,24 +140,43 @@ class Accelerator(wiring.Component):
         with m.Elif(sequencer.busy):
             m.d.sync += [cycles.eq(cycles + 1), events.eq(events + gemm.events)]
         m.d.comb += [
-            sequencer.run.eq(csr.start), sequencer.first.eq(csr.program_start), sequencer.images.eq(csr.images),
-            sequencer.image_index.eq(csr.image_index), sequencer.seed.eq(csr.mask_seed), sequencer.failed.eq(csr.failed),
-            sequencer.unit_done.eq(loader.done | gemm.done | attention.done), sequencer.results_idle.eq(result.idle),
-            csr.busy.eq(sequencer.busy), csr.done.eq(sequencer.finished), csr.image_done.eq(sequencer.image_done),
-            csr.cycles.eq(cycles), csr.events.eq(events), csr.layer.eq(sequencer.descriptor),
-            program.read[0].address.eq(sequencer.read.address), program.read[0].en.eq(sequencer.read.en),
+            sequencer.run.eq(csr.start),
+            sequencer.first.eq(csr.program_start),
+            sequencer.images.eq(csr.images),
+            sequencer.image_index.eq(csr.image_index),
+            sequencer.seed.eq(csr.mask_seed),
+            sequencer.failed.eq(csr.failed),
+            sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
+            sequencer.results_idle.eq(result.idle),
+            csr.busy.eq(sequencer.busy),
+            csr.done.eq(sequencer.finished),
+            csr.image_done.eq(sequencer.image_done),
+            csr.cycles.eq(cycles),
+            csr.events.eq(events),
+            csr.layer.eq(sequencer.descriptor),
+            program.read[0].address.eq(sequencer.read.address),
+            program.read[0].en.eq(sequencer.read.en),
             sequencer.read.data.eq(program.read[0].data),
-            loader.start.eq(sequencer.start_image), loader.desc.eq(layout(IMAGE)(sequencer.payload[:layout(IMAGE).size])),
-            gemm.start.eq(sequencer.start_gemm), gemm.desc.eq(layout(GEMM)(sequencer.payload[:layout(GEMM).size])),
-            gemm.masked.eq(sequencer.header.masked & csr.mask_enable), gemm.mask_state.eq(sequencer.mask_state),
-            gemm.override.eq(csr.mask_override), gemm.override_ratio.eq(csr.mask_ratio),
-            attention.start.eq(sequencer.start_attention), attention.mask_state.eq(sequencer.mask_state),
-            self.trace_dispatch.eq(sequencer.dispatch), self.trace_descriptor.eq(sequencer.descriptor),
-            self.trace_finished.eq(sequencer.finished), self.trace_cycle.eq(cycles)]
-        described = AttentionDescriptor(sequencer.payload[:AttentionDescriptor.as_shape().size])
+            loader.start.eq(sequencer.start_image),
+            loader.desc.eq(layout(IMAGE)(sequencer.payload[: layout(IMAGE).size])),
+            gemm.start.eq(sequencer.start_gemm),
+            gemm.desc.eq(layout(GEMM)(sequencer.payload[: layout(GEMM).size])),
+            gemm.masked.eq(sequencer.header.masked & csr.mask_enable),
+            gemm.mask_state.eq(sequencer.mask_state),
+            gemm.override.eq(csr.mask_override),
+            gemm.override_ratio.eq(csr.mask_ratio),
+            attention.start.eq(sequencer.start_attention),
+            attention.mask_state.eq(sequencer.mask_state),
+            self.trace_dispatch.eq(sequencer.dispatch),
+            self.trace_descriptor.eq(sequencer.descriptor),
+            self.trace_finished.eq(sequencer.finished),
+            self.trace_cycle.eq(cycles),
+        ]
+        described = AttentionDescriptor(sequencer.payload[: AttentionDescriptor.as_shape().size])
         m.d.comb += attention.desc.eq(described)
-        m.d.comb += attention.desc.mask_ratio.eq(Mux(
-            sequencer.header.masked & csr.mask_enable, Mux(csr.mask_override, csr.mask_ratio, described.mask_ratio), 0))
+        m.d.comb += attention.desc.mask_ratio.eq(
+            Mux(sequencer.header.masked & csr.mask_enable, Mux(csr.mask_override, csr.mask_ratio, described.mask_ratio), 0)
+        )
 
         # Scratchpads and memories: one unit at a time
         in_gemm, in_attention = Signal(), Signal()
@@ -128,7 +184,9 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             spikes.read.address.eq(Mux(in_attention, attention.spike_read.address, gemm.spike_read.address)),
             spikes.read.en.eq(Mux(in_attention, attention.spike_read.en, gemm.spike_read.en)),
-            gemm.spike_read.data.eq(spikes.read.data), attention.spike_read.data.eq(spikes.read.data)]
+            gemm.spike_read.data.eq(spikes.read.data),
+            attention.spike_read.data.eq(spikes.read.data),
+        ]
         write = spikes.write
         with m.If(in_attention):
             source = attention.spike_write
@@ -140,41 +198,61 @@ class Accelerator(wiring.Component):
             source = loader.spike_write
             m.d.comb += [write.address.eq(source.address), write.en.eq(source.en), write.data.eq(source.data)]
         for port in range(cfg.rows_per_cycle):
-            m.d.comb += [weights.read[port].address.eq(gemm.weight_read[port].address),
-                         weights.read[port].en.eq(gemm.weight_read[port].en), gemm.weight_read[port].data.eq(weights.read[port].data)]
+            m.d.comb += [
+                weights.read[port].address.eq(gemm.weight_read[port].address),
+                weights.read[port].en.eq(gemm.weight_read[port].en),
+                gemm.weight_read[port].data.eq(weights.read[port].data),
+            ]
         for port in range(cfg.attention_rows):
-            m.d.comb += [rom.read[port].address.eq(attention.rom[port].address), rom.read[port].en.eq(attention.rom[port].en),
-                         attention.rom[port].data.eq(rom.read[port].data)]
+            m.d.comb += [
+                rom.read[port].address.eq(attention.rom[port].address),
+                rom.read[port].en.eq(attention.rom[port].en),
+                attention.rom[port].data.eq(rom.read[port].data),
+            ]
         m.d.comb += [
-            params.read[0].address.eq(gemm.neuron_read.address), params.read[0].en.eq(gemm.neuron_read.en),
+            params.read[0].address.eq(gemm.neuron_read.address),
+            params.read[0].en.eq(gemm.neuron_read.en),
             gemm.neuron_read.data.eq(params.read[0].data),
-            branches.read[0].address.eq(gemm.branch_read.address), branches.read[0].en.eq(gemm.branch_read.en),
+            branches.read[0].address.eq(gemm.branch_read.address),
+            branches.read[0].en.eq(gemm.branch_read.en),
             gemm.branch_read.data.eq(branches.read[0].data),
-            stream.read.address.eq(gemm.stream_read.address), stream.read.en.eq(gemm.stream_read.en),
+            stream.read.address.eq(gemm.stream_read.address),
+            stream.read.en.eq(gemm.stream_read.en),
             gemm.stream_read.data.eq(stream.read.data),
-            stream.write.address.eq(gemm.stream_write.address), stream.write.en.eq(gemm.stream_write.en),
-            stream.write.data.eq(gemm.stream_write.data)]
+            stream.write.address.eq(gemm.stream_write.address),
+            stream.write.en.eq(gemm.stream_write.en),
+            stream.write.data.eq(gemm.stream_write.data),
+        ]
 
         # Results
         count = gemm.desc.count
         tail = Signal(range(cfg.fire_lanes + 1))
-        m.d.comb += [tail.eq(count[:max(1, (cfg.fire_lanes - 1).bit_length())] if cfg.fire_lanes > 1 else 0),
-                     result.groups.valid.eq(gemm.logits.valid),
-                     result.groups.payload.values.eq(gemm.logits.data),
-                     result.groups.payload.count.eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
-                     result.groups.payload.last.eq(gemm.logits.last & gemm.desc.final)]
+        m.d.comb += [
+            tail.eq(count[: max(1, (cfg.fire_lanes - 1).bit_length())] if cfg.fire_lanes > 1 else 0),
+            result.groups.valid.eq(gemm.logits.valid),
+            result.groups.payload.values.eq(gemm.logits.data),
+            result.groups.payload.count.eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
+            result.groups.payload.last.eq(gemm.logits.last & gemm.desc.final),
+        ]
 
         # Trace
-        m.d.comb += [self.trace_spike_en.eq(write.en), self.trace_spike_address.eq(write.address),
-                     self.trace_spike_data.eq(write.data), self.trace_stream_en.eq(stream.write.en),
-                     self.trace_stream_address.eq(stream.write.address), self.trace_stream_data.eq(stream.write.data)]
+        m.d.comb += [
+            self.trace_spike_en.eq(write.en),
+            self.trace_spike_address.eq(write.address),
+            self.trace_spike_data.eq(write.data),
+            self.trace_stream_en.eq(stream.write.en),
+            self.trace_stream_address.eq(stream.write.address),
+            self.trace_stream_data.eq(stream.write.data),
+        ]
         return m
 
 
 def memory_shapes(m: MachineConfig) -> dict[LoadTarget, tuple[int, int]]:
     """(bits of a word, words) of each loadable memory of machine `m`."""
-    return {LoadTarget.PROGRAM: (PROGRAM_BITS, m.descriptors * DESCRIPTOR_WORDS),
-            LoadTarget.WEIGHTS: (m.lanes * m.weight_bits, m.weight_rows),
-            LoadTarget.PARAMS: (neuron_words(m).size, m.param_words),
-            LoadTarget.BRANCHES: (branch_words(m).size, m.param_words),
-            LoadTarget.ROM: (2 * m.rom_bits, m.rom_words)}
+    return {
+        LoadTarget.PROGRAM: (PROGRAM_BITS, m.descriptors * DESCRIPTOR_WORDS),
+        LoadTarget.WEIGHTS: (m.lanes * m.weight_bits, m.weight_rows),
+        LoadTarget.PARAMS: (neuron_words(m).size, m.param_words),
+        LoadTarget.BRANCHES: (branch_words(m).size, m.param_words),
+        LoadTarget.ROM: (2 * m.rom_bits, m.rom_words),
+    }

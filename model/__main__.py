@@ -12,11 +12,11 @@ def parser() -> argparse.ArgumentParser:
     both.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
     both.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     both.add_argument("--output", help="file to write (train: default beside the configuration; evaluate: none)")
+    both.add_argument("--no-compile", action="store_true", help="do not compile the network: slower, quick start")
     training = commands.add_parser("train", parents=[both],
                                    help="train the network of a configuration; resumes where it stopped")
     training.add_argument("--runs", default="runs", help="folder of training states (default: runs)")
     training.add_argument("--restart", action="store_true", help="forget the saved state of this run")
-    training.add_argument("--no-compile", action="store_true", help="do not compile the network: slower, quick start")
     training.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     testing = commands.add_parser("evaluate", parents=[both], help="accuracy on the test images, as JSON")
     testing.add_argument("--checkpoint", help="trained network (default: beside the configuration)")

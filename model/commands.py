@@ -15,20 +15,20 @@ from model.train import Trainer
 
 
 def set_threads(count: int) -> None:
-    """Let torch use `count` threads; ValueError below 1."""
+    """Let torch use `count` threads, or one in each process under torchrun; ValueError below 1."""
     if count < 1:
         raise ValueError(f"--threads must be at least 1, not {count}")
     torch.set_num_threads(count)
-
-
-def train(args: argparse.Namespace) -> None:
-    """Train, then write the averaged network; under torchrun, one thread for each process."""
-    set_threads(args.threads)
-    config = configuration.load(args.config)
-    folder = Path(args.runs) / config.name
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("gloo")
         torch.set_num_threads(1)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, then write the averaged network."""
+    config = configuration.load(args.config)
+    set_threads(args.threads)
+    folder = Path(args.runs) / config.name
     trainer = Trainer(config, load(config.train.dataset, True, args.data), folder, compiled=not args.no_compile,
                       bfloat16=not args.float32, resume=not args.restart)
     trainer.run()
@@ -55,9 +55,12 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     except ValueError:
         raise ValueError(f"--steps must be integers with commas between, not {args.steps!r}") from None
     pixels = fit(data.images[:count], config.model.in_channels, config.model.image_size)
-    result = evaluate(model, Images(pixels, data.labels[:count]), args.modes.split(","), steps)
+    result = evaluate(model, Images(pixels, data.labels[:count]), args.modes.split(","), steps,
+                      compiled=not args.no_compile)
     result |= {"dataset": config.train.dataset, "epochs": info.get("epoch"),
                "command": f"python -m model {' '.join(argv)}"}
+    if os.environ.get("RANK", "0") != "0":
+        return
     text = json.dumps(result, indent=2)
     print(text)
     if args.output:

@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import distributed as dist
 from tqdm import tqdm
 
 from model.data import Images
@@ -16,11 +17,12 @@ class EvaluationError(ValueError):
 
 
 def evaluate(model: MST, data: Images, modes: Sequence[str] = MODES, steps: Sequence[int] = STEPS,
-             batch: int = 250) -> dict[str, object]:
-    """Accuracies of `model` on `data` (shares of 1).
+             batch: int = 125, compiled: bool = False) -> dict[str, object]:
+    """Accuracies of `model` on `data` (shares of 1); under torchrun the processes share the images.
 
     Keys: images; qcfs (float32); exact and exact_agreement (float64; the share of images whose class equals that
     of the QCFS network in float64, and the largest difference of a logit); stepwise ({steps: accuracy}, float32).
+    `compiled` compiles the stepwise network, which is worth its start where it sees many images.
     """
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
@@ -30,35 +32,43 @@ def evaluate(model: MST, data: Images, modes: Sequence[str] = MODES, steps: Sequ
     if not len(data.labels):
         raise EvaluationError("there are no images to evaluate")
     steps = sorted(set(steps))
-    right = {"qcfs": 0, "exact": 0, "agree": 0}
-    late = torch.zeros(len(steps), dtype=torch.int64)
-    apart = 0.0
+    rank, share = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    right = torch.zeros(3 + len(steps), dtype=torch.int64)  # qcfs, exact, agreement, stepwise at each of `steps`
+    apart = torch.zeros((), dtype=torch.float64)
     model = model.eval().float()
     precise = MST(model.config, model.masking).double().eval()
     precise.load_state_dict(model.state_dict())
-    for start in tqdm(range(0, len(data.labels), batch), desc="evaluate", mininterval=10):
+    stepping = MST(model.config, model.masking).eval()
+    stepping.load_state_dict(model.state_dict())
+    if compiled:
+        stepping.run = torch.compile(stepping.run)  # type: ignore[method-assign]
+    starts = range(rank * batch, len(data.labels), share * batch)
+    for start in tqdm(starts, desc="evaluate", mininterval=10, disable=rank > 0):
         images, labels = data.images[start:start + batch], data.labels[start:start + batch]
         index = torch.arange(start, start + len(labels))
         if "qcfs" in modes:
             logits = model.logits(model.normalise(images), image_index=index)
-            right["qcfs"] += int((logits.argmax(1) == labels).sum())
+            right[0] += (logits.argmax(1) == labels).sum()
         if "exact" in modes:
             pixels = precise.normalise(images)
             logits = precise.logits(pixels, "exact", image_index=index)
             wanted = precise.logits(pixels, "qcfs", image_index=index)
-            right["exact"] += int((logits.argmax(1) == labels).sum())
-            right["agree"] += int((logits.argmax(1) == wanted.argmax(1)).sum())
-            apart = max(apart, float((logits - wanted).abs().max()))
+            right[1] += (logits.argmax(1) == labels).sum()
+            right[2] += (logits.argmax(1) == wanted.argmax(1)).sum()
+            apart = torch.maximum(apart, (logits - wanted).abs().max())
         if "stepwise" in modes:
-            sums = model.logits(model.normalise(images), "stepwise", steps[-1], index)
-            late += (sums[torch.tensor(steps) - 1].argmax(2) == labels).sum(1)
+            sums = stepping.logits(model.normalise(images), "stepwise", steps[-1], index)
+            right[3:] += (sums[torch.tensor(steps) - 1].argmax(2) == labels).sum(1)
+    if share > 1:
+        dist.all_reduce(right)
+        dist.all_reduce(apart, dist.ReduceOp.MAX)
     count = len(data.labels)
+    shares = [int(hits) / count for hits in right]
     result: dict[str, object] = {"images": count}
     if "qcfs" in modes:
-        result["qcfs"] = right["qcfs"] / count
+        result["qcfs"] = shares[0]
     if "exact" in modes:
-        result |= {"exact": right["exact"] / count, "exact_agreement": right["agree"] / count,
-                   "exact_largest_logit_difference": apart}
+        result |= {"exact": shares[1], "exact_agreement": shares[2], "exact_largest_logit_difference": float(apart)}
     if "stepwise" in modes:
-        result["stepwise"] = {str(step): int(hits) / count for step, hits in zip(steps, late, strict=True)}
+        result["stepwise"] = {str(step): hits for step, hits in zip(steps, shares[3:], strict=True)}
     return result

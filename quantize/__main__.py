@@ -133,7 +133,7 @@ def _sample(args: argparse.Namespace, config: Config) -> None:
     path = args.config.with_name(f"{config.train.dataset}-sample.npz")
     images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     np.savez_compressed(path, images=images, labels=data.labels[:SAMPLE_IMAGES].numpy())
-    print(f"{path}: first {SAMPLE_IMAGES} test images of {CITATIONS[config.train.dataset]}, {path.stat().st_size} bytes")
+    print(f"{path}: first {SAMPLE_IMAGES} test images of {CITATIONS[config.train.dataset]}")
 
 
 def main(argv: list[str] | None = None) -> int:

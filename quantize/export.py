@@ -22,7 +22,7 @@ PIXEL_CORRELATION = 0.9
 
 
 def _gemm(layer: FoldedGemm, scale_in: Floats, offset_in: Floats, moments: Moments, config: Config) -> Gemm:
-    """Integer GEMM of `layer`, whose real input is scale_in * value + offset_in, both [in]; `moments`: of the values."""
+    """Integer GEMM of `layer`, whose real input is scale_in * value + offset_in, both [in]; `moments`: its value."""
     matrix = layer.weight * scale_in
     bias = layer.bias + layer.weight @ offset_in
     levels, bits = config.model.levels, config.quantize.weight_bits

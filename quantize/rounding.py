@@ -1,4 +1,4 @@
-"""Rounding of a weight matrix to small integers, one threshold per row, with the errors of a row set against each other.
+"""Rounding of a weight matrix to small integers, one threshold per row, errors of a row set against each other.
 
 Weights are rounded one input after another; each error is made up for by the weights still to come, as far as the
 inputs are expected to move together (the scheme of GPTQ, Frantar et al., ICLR 2023), and by the bias for their mean.
@@ -46,23 +46,26 @@ def round_rows(matrix: Floats, top: int, threshold_max: int, moments: Moments) -
     """Integers [out, in] within +-top and thresholds [out], so that integers / threshold stands for `matrix`."""
     peak = np.abs(matrix).max(1)
     largest = np.minimum(top / np.maximum(peak, 1e-30), float(threshold_max))
-    best, threshold = np.full(len(matrix), np.inf), np.ones(len(matrix))
-    energy = np.diag(moments.covariance)
+    best, threshold, found = np.full(len(matrix), np.inf), np.ones(len(matrix)), np.zeros_like(matrix)
     # The threshold that clips nothing comes first, so that it wins a tie.
     for factor in (1.0, *SEARCH):
         tried = np.clip(np.floor(largest * factor), 1, threshold_max)
-        error = matrix - np.clip(np.rint(matrix * tried[:, None]), -top, top) / tried[:, None]
-        cost = (error**2 * energy).sum(1)
+        rounded = _feedback(matrix * tried[:, None], top, moments.covariance)
+        error = matrix - rounded / tried[:, None]
+        cost = ((error @ moments.covariance) * error).sum(1)
         better = cost < best
         best, threshold = np.where(better, cost, best), np.where(better, tried, threshold)
-    return _feedback(matrix * threshold[:, None], top, moments.covariance), threshold
+        found = np.where(better[:, None], rounded, found)
+    return found, threshold
 
 
 def _feedback(scaled: Floats, top: int, covariance: Floats) -> Floats:
     """`scaled` [out, in] rounded to integers within +-top with error feedback under `covariance` [in, in]."""
+    if not (covariance - np.diag(np.diag(covariance))).any():
+        return np.clip(np.rint(scaled), -top, top)
     size = len(covariance)
-    damped = covariance + np.eye(size) * 1e-3 * max(float(np.diag(covariance).mean()), 1e-12)
-    # Upper factor U of the inverse: the error of input i is passed on to input j > i in proportion to U[i, j] / U[i, i].
+    damped = covariance + np.eye(size) * 1e-3 * float(np.diag(covariance).mean())
+    # Upper factor U of the inverse: input i's error goes to each later input j in proportion to U[i, j] / U[i, i].
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     work, rounded = scaled.copy(), np.empty_like(scaled)
     for column in range(size):

@@ -1,4 +1,6 @@
-"""`python -m sim run`: compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
+"""`python -m sim run`: compile, simulate the generated RTL as a host would drive it, and compare everything with the golden
+model."""
+
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -42,12 +44,24 @@ def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
     return config.masking if ratio is None else dataclasses.replace(config.masking, ratio=ratio)
 
 
-def simulate(config: Config, network: Network, images: NDArray[np.uint8], *, ratio: float | None = None,
-             simulator: str = "verilator", waves: bool = False, first_image: int = 0, folder: Path | None = None,
-             machine: MachineConfig | None = None, idle: int = 0, stall: int = 0) -> Outcome:
+def simulate(
+    config: Config,
+    network: Network,
+    images: NDArray[np.uint8],
+    *,
+    ratio: float | None = None,
+    simulator: str = "verilator",
+    waves: bool = False,
+    first_image: int = 0,
+    folder: Path | None = None,
+    machine: MachineConfig | None = None,
+    idle: int = 0,
+    stall: int = 0,
+) -> Outcome:
     """Run `network` on `images` uint8 [B, H, W, C] in RTL simulation and compare with the golden model.
 
-    `ratio`: mask ratio in place of the configuration's, set over the mask registers: the program stays as it is. `idle`, `stall`: most idle
+    `ratio`: mask ratio in place of the configuration's, set over the mask registers: the program stays as it is. `idle`,
+    `stall`: most idle
     cycles of the image stream and stalls of the result stream (cycles then differ from the prediction).
     """
     folder = folder or BUILD_ROOT / config.name
@@ -60,8 +74,18 @@ def simulate(config: Config, network: Network, images: NDArray[np.uint8], *, rat
     return Outcome(verdict, build, trace, images, mask, masking)
 
 
-def _bench(build: Build, config: Config, masking: MaskingConfig, ratio: float | None, images: NDArray[np.uint8],
-           simulator: str, waves: bool, first_image: int, idle: int, stall: int) -> tuple[Answer, Path]:
+def _bench(
+    build: Build,
+    config: Config,
+    masking: MaskingConfig,
+    ratio: float | None,
+    images: NDArray[np.uint8],
+    simulator: str,
+    waves: bool,
+    first_image: int,
+    idle: int,
+    stall: int,
+) -> tuple[Answer, Path]:
     work = (build.folder / "sim").resolve()
     work.mkdir(parents=True, exist_ok=True)
     images_file, answer_file, trace_file = work / "images.npy", work / "answer.json", work / "trace.txt"
@@ -69,16 +93,41 @@ def _bench(build: Build, config: Config, masking: MaskingConfig, ratio: float | 
     answer_file.unlink(missing_ok=True)
     trace_file.unlink(missing_ok=True)
     shapes = memory_shapes(build.machine)
-    loads = [(int(target), shapes[target][0], str((build.folder / IMAGE_FILES[target]).resolve()))
-             for target in LoadTarget if target in shapes] if build.machine.weights == "loadable" else []
-    Job(str(images_file), config.model.patch, masking.seed, True, None if ratio is None else masking.ratio256,
-        first_image, build.id32, loads, str(answer_file), idle, stall).save(work / "job.json")
+    loads = (
+        [
+            (int(target), shapes[target][0], str((build.folder / IMAGE_FILES[target]).resolve()))
+            for target in LoadTarget
+            if target in shapes
+        ]
+        if build.machine.weights == "loadable"
+        else []
+    )
+    Job(
+        str(images_file),
+        config.model.patch,
+        masking.seed,
+        True,
+        None if ratio is None else masking.ratio256,
+        first_image,
+        build.id32,
+        loads,
+        str(answer_file),
+        idle,
+        stall,
+    ).save(work / "job.json")
     wrapper = work / f"{WRAPPER}.v"
     write_if_changed(wrapper, wrapper_verilog(build.machine))
-    results = run_bench(name="top", toplevel=WRAPPER, sources=[build.verilog, wrapper], test_module="sim.tb.tb_top",
-                        build_dir=work, simulator=simulator, waves=waves,
-                        env={"MST_JOB": str(work / "job.json"), "MST_TRACE": str(trace_file), "PYTHONPATH": os.getcwd()},
-                        plusargs=[f"+trace={trace_file}"])
+    results = run_bench(
+        name="top",
+        toplevel=WRAPPER,
+        sources=[build.verilog, wrapper],
+        test_module="sim.tb.tb_top",
+        build_dir=work,
+        simulator=simulator,
+        waves=waves,
+        env={"MST_JOB": str(work / "job.json"), "MST_TRACE": str(trace_file), "PYTHONPATH": os.getcwd()},
+        plusargs=[f"+trace={trace_file}"],
+    )
     if results.failed or not answer_file.exists():
         raise SimulationFailed(f"the top bench failed: {results.summary()}; see {work}")
     return Answer.load(answer_file), trace_file

@@ -23,8 +23,8 @@ def bench(name: str, simulator: str = "verilator", **env: str) -> Results:
     text = attention_verilog(name)
     if not source.exists() or source.read_text() != text:
         source.write_text(text)
-    return run_bench(name=env.get("MUTATE", "layers"), toplevel="dut", sources=[source], test_module="sim.tb.tb_attention",
-                     build_dir=folder, simulator=simulator, env={"MACHINE": name, "MUTATE": "", **env})
+    return run_bench(name=env.get("MUTATE", "layers"), toplevel="dut", sources=[source], build_dir=folder,
+                     test_module="sim.tb.tb_attention", simulator=simulator, env={"MACHINE": name, "MUTATE": "", **env})
 
 
 @pytest.mark.slow

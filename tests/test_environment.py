@@ -113,7 +113,7 @@ def test_targets_call_our_commands(clean_env: dict[str, str], arguments: tuple[s
 
 def test_make_sim_asks_for_no_torch(clean_env: dict[str, str]) -> None:
     done = make("-n", "sim", env=clean_env)
-    assert "torch" not in done.stdout and ".train" not in done.stdout
+    assert "torch" not in done.stdout and ".[train]" not in done.stdout and ".[test]" not in done.stdout
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_command_line_trains_and_evaluates(project: Path, capsys: pytest.Capture
     common = ["--config", str(project / "c.toml"), "--data", str(project / "data"), "--threads", "1"]
     assert main(["train", *common, "--runs", str(project / "runs"), "--no-compile"]) == 0
     assert "c.safetensors: 1 epochs" in capsys.readouterr().out
-    assert main(["evaluate", *common, "--steps", "2", "--images", "2", "--output", str(project / "a.json")]) == 0
+    assert main(["evaluate", *common, "--no-compile", "--steps", "2", "--images", "2", "--output", str(project / "a.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((project / "a.json").read_text())
     assert printed["images"] == 2

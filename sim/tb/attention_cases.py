@@ -17,6 +17,7 @@ from sim.golden.fire import fire
 
 WINDOWS, HEADS, HEAD_SIZES, RATIOS = (1, 2, 3, 4, 7, 8), (1, 2, 3, 5, 8), (5, 8, 16, 24, 32, 33), (0, 64, 192, 240, 255)
 ROM_GAP = 50
+STYLES = ("spread", "ties", "largest")
 GUARD = 3
 """Random words before, between and after the regions, which must stay."""
 
@@ -44,7 +45,8 @@ class Image:
     label: str
 
 
-def draw_cases(m: MachineConfig, count: int, seed: int, spike_words: int, rom_words: int, largest: int = 6000) -> list[Case]:
+def draw_cases(m: MachineConfig, count: int, seed: int, spike_words: int, rom_words: int,
+               largest: int = 6000) -> list[Case]:
     """`count` layers that machine `m` can run, in the given words, of at most about `largest` score cycles each."""
     generator = random.Random(f"attention {m} {seed}")
     cases: list[Case] = []
@@ -58,7 +60,7 @@ def draw_cases(m: MachineConfig, count: int, seed: int, spike_words: int, rom_wo
         entries = shape.heads * (2 * w - 1) ** 2 * (1 << shape.planes) + ROM_GAP
         cycles = shape.jobs * shape.passes(m) * shape.pass_cycles(m)
         if words <= spike_words and entries <= rom_words and cycles <= largest:
-            cases.append(Case(shape, generator.choice(RATIOS), generator.choice(("spread", "ties", "largest")), len(cases)))
+            cases.append(Case(shape, generator.choice(RATIOS), generator.choice(STYLES), len(cases)))
     return cases
 
 
@@ -92,13 +94,16 @@ def _late(v: NDArray[np.int64], threshold: int, levels: int) -> NDArray[np.int32
 
 
 def build(m: MachineConfig, case: Case, mutate: str = "", spike_base: int = 0, rom_base: int = 0) -> Image:
-    """Stimulus and expectation of one case, to be loaded from the two bases on. `mutate` spoils the golden: "score_fire", "out_fire" (`>`), "ratio"."""
+    """Stimulus and expectation of one case, to be loaded from the two bases on.
+
+    `mutate` spoils the golden: "score_fire", "out_fire" (fires at `>`), "ratio" (a larger one).
+    """
     shape, generator = case.shape, np.random.default_rng(case.seed)
     tokens, levels = shape.side**2, (1 << shape.planes) - 1
     channels = shape.heads * shape.head_size
     density = generator.choice((0.3, 0.7, 1.0))
-    counts = generator.integers(0, levels + 1, (tokens, 3 * channels)) * (generator.random((tokens, 3 * channels)) < density)
-    counts = counts.astype(np.int32)
+    size = (tokens, 3 * channels)
+    counts = (generator.integers(0, levels + 1, size) * (generator.random(size) < density)).astype(np.int32)
     num, den = _rom(case, m, generator)
     # about half of the largest score, so that all counts occur; ties need a multiple of the scale
     typical = max(1, int(shape.head_size * levels * density**2 / 4 * generator.choice((0.5, 1, 3))))
@@ -127,5 +132,6 @@ def build(m: MachineConfig, case: Case, mutate: str = "", spike_base: int = 0, r
     rom = [0] * gap + [int(d) << m.rom_bits | int(x) for x, d in zip(num.reshape(-1), den.reshape(-1), strict=True)]
     fields = attention_fields(m, shape, in_base=spike_base + GUARD, out_base=spike_base + len(before),
                               score_threshold=threshold, rom_base=rom_base + gap, mask_ratio=case.ratio)
-    return Image(pack_attention(fields), jump(start_state(seed, 0), LEAP * ROW_DRAWS * row), before + stale + after, rom,
-                 before + words_out + after, len(words_out), f"{shape} ratio {case.ratio}/256 {case.style}")
+    state = jump(start_state(seed, 0), LEAP * ROW_DRAWS * row)
+    return Image(pack_attention(fields), state, before + stale + after, rom, before + words_out + after, len(words_out),
+                 f"{shape} ratio {case.ratio}/256 {case.style}")

@@ -1,4 +1,4 @@
-"""Device under test of the attention bench: the unit with its scratchpad and ROM, and two layers to run back to back."""
+"""Device under test of the attention bench: the unit, its scratchpad and ROM, and two layers to run back to back."""
 from amaranth.back import verilog
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring

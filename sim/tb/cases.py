@@ -48,7 +48,7 @@ class Emission:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """The input side of a descriptor: its `fields`, spike `memory` by address, `values` [T, inputs], weight row of each input."""
+    """The input side of a descriptor: spike `memory` by address, `values` [T, inputs], the weight row of each input."""
 
     fields: Fields
     memory: dict[int, int]
@@ -58,7 +58,7 @@ class Walk:
 
 
 def random_walk(rng: random.Random, m: MachineConfig, density: float, small: bool = False) -> Walk:
-    """A walk with random shape, strides and values; of the values a share of `density` is not 0, and some tokens are all 0."""
+    """Random shape, strides and values; a share of `density` of the values is not 0, and some tokens are all 0."""
     while True:
         walk = _random_walk(rng, m, density, small)
         if walk is not None:
@@ -118,7 +118,8 @@ def emissions(m: MachineConfig, walk: Walk, zero_words: bool = False) -> list[Em
             negate = bool(f["signed"]) and first_plane
             for phase in range(phases):
                 for word in range(f["words"] + 1):
-                    span = slice(phase * per + word * m.lanes, min(phase * per + (word + 1) * m.lanes, (phase + 1) * per))
+                    start = phase * per + word * m.lanes
+                    span = slice(start, min(start + m.lanes, (phase + 1) * per))
                     left = walk.rows[span][token[span] >> plane & 1 == 1].tolist()
                     end = phase == phases - 1 and word == f["words"]
                     if not left and not end and not zero_words:
@@ -150,7 +151,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class FireCase:
-    """The output side of a descriptor: `fields`, mask inputs, parameter and residual words by address, expected writes."""
+    """The output side of a descriptor: `fields`, mask inputs, parameters and residuals by address, expected writes."""
 
     fields: Fields
     masked: int
@@ -179,8 +180,9 @@ def thresholds(rng: random.Random, count: int) -> Ints:
     return np.array([rng.randint(1, (1 << rng.randint(1, THRESHOLD_BITS)) - 1) for _ in range(count)], np.int64)
 
 
-def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[int, int], after: After, part: int = 0) -> FireCase:
-    """A case for the sums `acc` [T, C], C <= lanes, of `tokens` (x, y); residuals in part `part` of the stream memory."""
+def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[int, int], after: After,
+                part: int = 0) -> FireCase:
+    """A case for the sums `acc` [T, C], C <= lanes, of `tokens` (x, y); residuals in part `part` of their memory."""
     count, channels = acc.shape
     lanes, b = m.fire_lanes, m.planes
     enabled = b if rng.random() < 0.7 else rng.randint(1, b)
@@ -198,7 +200,8 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
     out_base = OUT_BASE + rng.randint(0, SPIKE_WORDS - OUT_BASE - count * out_step - 1)
     ratio0, ratio1, override_ratio = (rng.choice([0, 64, 192, 255]) for _ in range(3))
     fields = {
-        "groups": groups - 1, "spacing": max(groups, out_words) - 1, "neuron_base": neuron_base, "branch_base": branch_base,
+        "groups": groups - 1, "spacing": max(groups, out_words) - 1,
+        "neuron_base": neuron_base, "branch_base": branch_base,
         "phases": levels, "after": int(after), "fresh": int(fresh), "shift": shift, "plane_bits": bits - 1,
         "stream_base": stream_base, "stream_step": stream_step, "out_base": out_base, "out_step": out_step,
         "out_words": out_words - 1, "out_word_step": out_word_step, "ratio0": ratio0, "ratio1": ratio1,
@@ -210,7 +213,8 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
 
     threshold = thresholds(rng, channels)
     bias = near(rng, levels, acc, threshold)
-    gain = np.array([rng.randint(-32767 // levels, 32767 // levels) >> rng.randint(0, 12) for _ in range(channels)], np.int64)
+    largest = 32767 // levels
+    gain = np.array([rng.randint(-largest, largest) >> rng.randint(0, 12) for _ in range(channels)], np.int64)
     room = 32767 - np.abs(gain) * levels
     old = np.array([[rng.randint(-int(r), int(r)) for r in room] for _ in range(count)], np.int32)
     negate = np.array([rng.randint(0, 1) for _ in range(channels)], np.int64)
@@ -232,15 +236,19 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
     for group in range(groups):
         for lane in range(lanes):
             c = group * lanes + lane
-            real = c < channels
-            n = {"offset": int(bias[c] + (0 if after == After.LOGITS else threshold[c] >> 1)), "threshold": int(threshold[c]),
-                 "select": int(select[c])} if real else {"offset": 0, "threshold": 1, "select": rng.randint(0, 2)}
-            r = {"gain": int(gain[c]), "negate": int(negate[c]), "offset": int(bias2[c] + (threshold2[c] >> 1)),
-                 "threshold": int(threshold2[c])} if real else {"gain": 0, "negate": 0, "offset": 0, "threshold": 1}
-            neuron[neuron_base + group] = neuron.get(neuron_base + group, 0) | pack_channel(NEURON, n) << NEURON.size * lane
-            branch[branch_base + group] = branch.get(branch_base + group, 0) | pack_channel(BRANCH, r) << BRANCH.size * lane
+            # a lane without a channel
+            n = {"offset": 0, "threshold": 1, "select": rng.randint(0, 2)}
+            r = {"gain": 0, "negate": 0, "offset": 0, "threshold": 1}
+            if c < channels:
+                half = 0 if after == After.LOGITS else int(threshold[c]) >> 1
+                n = {"offset": int(bias[c]) + half, "threshold": int(threshold[c]), "select": int(select[c])}
+                r = {"gain": int(gain[c]), "negate": int(negate[c]), "offset": int(bias2[c] + (threshold2[c] >> 1)),
+                     "threshold": int(threshold2[c])}
+            for words, at, kind, values in ((neuron, neuron_base, NEURON, n), (branch, branch_base, BRANCH, r)):
+                words[at + group] = words.get(at + group, 0) | pack_channel(kind, values) << kind.size * lane
         for token in range(count):
-            initial[stream_base + token * stream_step + group] = pack_lanes(_group(old[token], group, lanes), STREAM_BITS)
+            address = stream_base + token * stream_step + group
+            initial[address] = pack_lanes(_group(old[token], group, lanes), STREAM_BITS)
 
     writes = []
     for token in range(count):

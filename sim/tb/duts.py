@@ -38,7 +38,7 @@ MACHINES = {
 SPIKE_WORDS, STREAM_WORDS, WEIGHT_ROWS, PARAM_WORDS, LOGIT_WORDS = 2048, 512, 512, 64, 64
 SPIKES, STREAM, WEIGHTS, NEURON, BRANCH, LOGITS = range(6)
 """What `load.select` and `look.select` mean."""
-LFSR_DRAWS = 8
+LFSR_DRAWS = 4
 
 
 def machine() -> MachineConfig:
@@ -58,9 +58,9 @@ def verilog_of(block: str, name: str) -> str:
 
 
 def bench(folder: Path, block: str, name: str, simulator: str = "verilator", mutate: str = "", **more: Any) -> Results:
-    """Generate the DUT of `block` for the parameter set `name` and run its bench `sim.tb.tb_<block>`; `mutate` must make it fail.
+    """Generate the DUT of `block` for the parameter set `name` and run its bench `sim.tb.tb_<block>`.
 
-    Builds lie in `folder`/<name> and are shared by all runs; `more` goes to `sim.runner.run_bench`.
+    `mutate` must make it fail. Builds lie in `folder`/<name>, shared by all runs; `more` goes to `run_bench`.
     """
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
@@ -68,8 +68,8 @@ def bench(folder: Path, block: str, name: str, simulator: str = "verilator", mut
     text = verilog_of(block, name)
     if not source.is_file() or source.read_text(encoding="utf-8") != text:
         source.write_text(text, encoding="utf-8")
-    return run_bench(name=mutate or "run", toplevel="dut", sources=[source], test_module=f"sim.tb.tb_{block}", build_dir=place,
-                     simulator=simulator, env={"MACHINE": name, "MUTATE": mutate}, **more)
+    return run_bench(name=mutate or "run", toplevel="dut", sources=[source], test_module=f"sim.tb.tb_{block}",
+                     build_dir=place, simulator=simulator, env={"MACHINE": name, "MUTATE": mutate}, **more)
 
 
 def _load_signature(width: int) -> wiring.Signature:
@@ -143,7 +143,8 @@ class LanesDut(wiring.Component):
         _load(m, self.load, WEIGHTS, weights.write)
         m.d.comb += [lanes.events.eq(self.events), self.acc.eq(lanes.acc), self.ready.eq(lanes.ready)]
         for port, read in enumerate(weights.read):
-            m.d.comb += [read.address.eq(lanes.address[port]), read.en.eq(lanes.en[port]), lanes.row[port].eq(read.data)]
+            m.d.comb += [read.address.eq(lanes.address[port]), read.en.eq(lanes.en[port]),
+                         lanes.row[port].eq(read.data)]
         return m
 
 

@@ -2,6 +2,7 @@
 
 The machine's place is taken by ports: the bench starts images, raises errors and feeds logits itself.
 """
+from dataclasses import replace
 from typing import Any
 
 from amaranth.back import verilog
@@ -18,12 +19,11 @@ from hwgen.registers import LoadTarget
 from hwgen.result import ResultStream, group_layout
 
 BUILD_ID = 0xC0FFEE42
-DEPTHS = {"weight_rows": 40, "spike_words": 200, "stream_words": 8, "param_words": 24, "rom_words": 50,
-          "descriptors": 4}
+SIZED = MachineConfig(weight_rows=40, spike_words=200, stream_words=8, param_words=24, rom_words=50, descriptors=4)
 CONFIGS = {
-    "wide": MachineConfig(lanes=32, planes=3, fire_lanes=8, bus_bytes=8, **DEPTHS),
-    "narrow": MachineConfig(lanes=8, planes=1, fire_lanes=4, bus_bytes=4, weight_bits=4, **DEPTHS),
-    "single": MachineConfig(lanes=8, planes=4, fire_lanes=1, bus_bytes=8, **DEPTHS),
+    "wide": replace(SIZED, lanes=32, planes=3, fire_lanes=8, bus_bytes=8),
+    "narrow": replace(SIZED, lanes=8, planes=1, fire_lanes=4, bus_bytes=4, weight_bits=4),
+    "single": replace(SIZED, lanes=8, planes=4, fire_lanes=1, bus_bytes=8),
 }
 """Beats of a word and groups of a pixel: 4 and 3; 2 and 8; 1 and 2."""
 

@@ -1,7 +1,7 @@
-"""Bench of the attention unit: whole layers, two back to back, against the golden model, word for word and cycle for cycle.
+"""Bench of the attention unit: whole layers, two back to back, against the golden model and the cycle model.
 
-Environment: MACHINE (a name of attention_dut.MACHINES), CASES (layers), LARGEST (score cycles of a layer), CASE_SEED; MUTATE spoils the golden (attention_cases.build):
-the bench must turn red.
+Environment: MACHINE (a name of attention_dut.MACHINES), CASES (layers), LARGEST (score cycles of a layer),
+CASE_SEED; MUTATE spoils the golden (attention_cases.build): the bench must turn red.
 """
 import os
 from typing import Any

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import cocotb
-from cocotb.triggers import Combine
+from cocotb.triggers import Combine, RisingEdge, with_timeout
 
 from hwgen.registers import REGISTERS, ErrorCode, constants
 from sim.streams import cycles
@@ -84,6 +84,48 @@ async def random_accesses(dut: Any, idle: int, stall: int) -> None:
     await cycles(dut.clk, 3)
     starts += os.environ.get("CSR_MUTE") == "1"
     assert csrs.rules.pulses["start"] == starts, f"{csrs.rules.pulses['start']} starts, expected {starts}"
+
+
+@cocotb.test()
+@cocotb.parametrize(lead=[-6, -1, 0, 1, 6], hold=[0, 9])
+async def pipelined_writes(dut: Any, lead: int, hold: int) -> None:
+    """Writes one behind the other, data `lead` cycles ahead of addresses, answers refused for `hold` cycles: one each."""
+    csrs = await begin(dut)
+    writes = [(MAP["IMAGES"].offset, 11, OKAY), (0xFC, 1, SLVERR), (MAP["PROGRAM_START"].offset, 22, OKAY),
+              (MAP["ID"].offset, 2, SLVERR), (MAP["IMAGES"].offset, 33, OKAY)]
+    answers: list[int] = []
+
+    async def offer(channel: str, payloads: list[dict[str, int]], wait: int) -> None:
+        await cycles(dut.clk, wait + 1)
+        valid, ready = getattr(dut, f"s_axil_{channel}valid"), getattr(dut, f"s_axil_{channel}ready")
+        for payload in payloads:
+            for name, value in payload.items():
+                getattr(dut, f"s_axil_{name}").value = value
+            valid.value = 1
+            await RisingEdge(dut.clk)
+            while not int(ready.value):
+                await RisingEdge(dut.clk)
+        valid.value = 0
+
+    async def take() -> None:
+        while len(answers) < len(writes):
+            dut.s_axil_bready.value = 0
+            await cycles(dut.clk, hold)
+            dut.s_axil_bready.value = 1
+            await RisingEdge(dut.clk)
+            while not int(dut.s_axil_bvalid.value):
+                await RisingEdge(dut.clk)
+            answers.append(int(dut.s_axil_bresp.value))
+
+    tasks = [cocotb.start_soon(offer("aw", [{"awaddr": offset} for offset, _, _ in writes], max(lead, 0))),
+             cocotb.start_soon(offer("w", [{"wdata": value, "wstrb": 15} for _, value, _ in writes], max(-lead, 0))),
+             cocotb.start_soon(take())]
+    await with_timeout(Combine(*tasks), 5000, "ns")
+    assert answers == [want for _, _, want in writes]
+    await cycles(dut.clk, 5)
+    assert not int(dut.s_axil_bvalid.value), "an answer too many"
+    assert (int(dut.images.value), int(dut.program_start.value)) == (33, 22)
+    assert csrs.rules.pulses["start"] == 0
 
 
 @cocotb.test()

@@ -1,6 +1,7 @@
 """Bench of hwgen/fire.py: every write and logit of random tiles, with its address and its cycle, and the done pulse.
 
-MUTATE=greater (fires when v > threshold), MUTATE=round (requantise without rounding), MUTATE=mask (no spike mask) must fail.
+MUTATE=greater (fires when v > threshold), MUTATE=round (requantise without rounding), MUTATE=mask (no spike mask) must
+fail.
 """
 import random
 from typing import Any
@@ -11,16 +12,15 @@ from cocotb.triggers import RisingEdge
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import GEMM, After, pack
-from quantize.layers import Requantise
+from quantize.formats import limits
 from sim.golden import fire as golden
 from sim.scoreboard import Scoreboard
 from sim.streams import reset, start_clock
 from sim.tb import cases
-from sim.tb.cases import FireCase, descriptor, pack_lanes, random_fire
+from sim.tb.cases import FireCase, Ints, descriptor, pack_lanes, random_fire
 from sim.tb.duts import BRANCH, NEURON, STREAM, machine, mutated
 
 CASES = 14
-Seen = tuple[int, str, int, int]
 
 
 def spoil() -> None:
@@ -29,7 +29,7 @@ def spoil() -> None:
     if mutated("greater"):
         golden.fire = lambda v, threshold, levels: right_fire(v - 1, threshold, levels)
     if mutated("round"):
-        golden.requantise = lambda stream, to: right_requantise(stream - ((1 << to.shift) >> 1), Requantise(to.shift, to.bits))
+        golden.requantise = lambda stream, to: right_requantise(stream - ((1 << to.shift) >> 1), to)
     if mutated("mask"):
         cases.draws = lambda *of: right_draws(*of) | np.uint8(255)  # type: ignore[assignment]
 
@@ -44,10 +44,10 @@ async def load(dut: Any, case: FireCase) -> None:
     dut.load__en.value = 0
 
 
-def random_sums(rng: random.Random, m: MachineConfig, count: int, channels: int) -> np.ndarray:
+def random_sums(rng: random.Random, m: MachineConfig, count: int, channels: int) -> Ints:
     """Accumulators [count, channels] of every magnitude."""
-    return np.array([[rng.randint(-(1 << s), (1 << s) - 1) for s in
-                      (rng.choice([4, 12, 20, m.acc_bits - 1]) for _ in range(channels))] for _ in range(count)], np.int64)
+    sizes = (5, 13, 21, m.acc_bits)
+    return np.array([[rng.randint(*limits(rng.choice(sizes), True)) for _ in range(channels)] for _ in range(count)])
 
 
 def seen(dut: Any) -> list[tuple[str, int, int]]:
@@ -65,10 +65,11 @@ def seen(dut: Any) -> list[tuple[str, int, int]]:
 @cocotb.test()
 @cocotb.parametrize(after=[0, 1, 2, 3], idle=[0, 4])
 async def tiles(dut: Any, after: int, idle: int) -> None:
-    """Tiles one after the other; tokens at the least spacing, or up to `idle` cycles later. 0..3: COUNTS, NORM, PLANES, LOGITS."""
+    """Tiles one after the other; tokens at the least spacing, or up to `idle` cycles later. `after`: an `After`."""
     spoil()
     m, rng = machine(), random.Random(f"fire {after} {idle}")
     start_clock(dut)
+    dut.start.value, dut.ready.value, dut.load__en.value = 0, 0, 0
     await reset(dut)
     for index in range(CASES):
         tokens = rng.randint(1, 4), rng.randint(1, 3)
@@ -79,7 +80,13 @@ async def tiles(dut: Any, after: int, idle: int) -> None:
         await _tile(dut, m, rng, case, acc, idle, index)
 
 
-async def _tile(dut: Any, m: MachineConfig, rng: random.Random, case: FireCase, acc: np.ndarray, idle: int, index: int) -> None:
+def show(item: tuple[int, int, int]) -> str:
+    """A write or a group of logits."""
+    return f"cycle {item[0]} address {item[1]} data {item[2]:#x}"
+
+
+async def _tile(dut: Any, m: MachineConfig, rng: random.Random, case: FireCase, acc: Ints, idle: int,
+                index: int) -> None:
     spacing = case.fields["spacing"] + 1
     ready, at = [], 1
     for _ in acc:
@@ -87,8 +94,8 @@ async def _tile(dut: Any, m: MachineConfig, rng: random.Random, case: FireCase, 
         at += spacing + rng.randint(0, idle)
     expected = {port: [(ready[w.token] + w.after, w.address, w.data) for w in case.writes if w.port == port]
                 for port in ("stream", "spike", "logits")}
-    boards = {port: Scoreboard(items, label=lambda i, port=port: f"tile {index} {port} {i}", show=lambda item:
-                               f"cycle {item[0]} address {item[1]} data {item[2]:#x}") for port, items in expected.items()}
+    boards = {port: Scoreboard(items, label=f"tile {index} {port} {{}}".format, show=show)
+              for port, items in expected.items()}
     done = ready[-1] + case.done
     dut.desc.value, dut.start.value = pack(GEMM, descriptor(case.fields)), 1
     dut.masked.value, dut.mask_state.value = case.masked, case.mask_state
@@ -106,6 +113,6 @@ async def _tile(dut: Any, m: MachineConfig, rng: random.Random, case: FireCase, 
         await RisingEdge(dut.clk)
         for port, address, data in seen(dut):
             boards[port].check((cycle, address, data))
-        assert int(dut.done.value) == (cycle == done), f"tile {index}: done is {dut.done.value} in cycle {cycle}, due in {done}"
+        assert int(dut.done.value) == (cycle == done), f"tile {index}: done {dut.done.value} in cycle {cycle} of {done}"
     for board in boards.values():
         board.finish()

@@ -1,7 +1,7 @@
-"""Bench of hwgen/gemm.py: whole tiles from spike words to results, one after the other, with all memories; and their cycles.
+"""Bench of hwgen/gemm.py: whole tiles from spike words to results, one after the other; and their cycles.
 
-Python loads and reads the memories and is not in the cycle loop. MUTATE=greater (fires when v > threshold), MUTATE=double
-(doubling dropped) and MUTATE=cycles (one more predicted) must fail.
+All memories are there; Python loads and reads them and is not in the cycle loop. MUTATE=greater (fires when
+v > threshold), MUTATE=double (doubling dropped) and MUTATE=cycles (one more predicted) must fail.
 """
 import random
 from typing import Any
@@ -17,7 +17,7 @@ from quantize.formats import limits
 from sim.golden.gemm import accumulate
 from sim.scoreboard import Scoreboard
 from sim.streams import PERIOD_NS, reset, start_clock
-from sim.tb.cases import Walk, descriptor, pack_lanes, random_fire, random_walk
+from sim.tb.cases import Ints, Walk, descriptor, pack_lanes, random_fire, random_walk
 from sim.tb.duts import BRANCH, LOGITS, NEURON, SPIKE_WORDS, SPIKES, STREAM, WEIGHT_ROWS, WEIGHTS, machine, mutated
 from sim.tb.tb_fire import spoil
 
@@ -39,15 +39,15 @@ async def _look(dut: Any, select: int, address: int) -> int:
     return int(dut.look__data.value)
 
 
-def _sums(m: MachineConfig, walk: Walk, weights: np.ndarray) -> np.ndarray:
+def _sums(walk: Walk, weights: Ints) -> Ints:
     """Sums [T, lanes] of the walk's values and the weight rows that they select."""
     values = walk.values
     if mutated("double"):
-        values = sum(values >> plane & 1 for plane in range(walk.bits))
-    return accumulate(weights[walk.rows].T, values)
+        values = (values[..., None] >> np.arange(walk.bits) & 1).sum(axis=-1)
+    return accumulate(weights[walk.rows].T, values.astype(np.int32))
 
 
-def _image(m: MachineConfig, memory: dict[int, int]) -> np.ndarray:
+def _image(m: MachineConfig, memory: dict[int, int]) -> Ints:
     """The spike scratchpad as counts [words, lanes]."""
     image = np.zeros((SPIKE_WORDS, m.lanes), np.int64)
     for address, word in memory.items():
@@ -62,6 +62,7 @@ async def tiles(dut: Any, density: float) -> None:
     spoil()
     m, rng = machine(), random.Random(f"gemm {density}")
     start_clock(dut)
+    dut.start.value, dut.load__en.value = 0, 0
     await reset(dut)
     low, high = limits(m.weight_bits, True)
     weights = np.array([[rng.choice([0, low, high, rng.randint(low, high)]) for _ in range(m.lanes)]
@@ -76,7 +77,7 @@ async def tiles(dut: Any, density: float) -> None:
         rows = {int(row): pack_lanes(line, m.weight_bits) for row, line in zip(walk.rows, used, strict=True)}
         for row, line in zip(walk.rows, used, strict=True):
             weights[row] = line
-        acc = _sums(m, walk, weights)[:, :channels]
+        acc = _sums(walk, weights)[:, :channels]
         tokens = walk.fields["tokens_x"] + 1, walk.fields["tokens_y"] + 1
         case = random_fire(rng, m, acc, tokens, After(index % 4), part=index % 4)
         fields = descriptor(case.fields, walk.fields)
@@ -91,8 +92,8 @@ async def tiles(dut: Any, density: float) -> None:
         await with_timeout(RisingEdge(dut.finished), 200_000 * PERIOD_NS, "ns")
         await RisingEdge(dut.clk)
         written = [w for w in case.writes if w.port != "logits"]
-        board = Scoreboard([w.data for w in written],
-                           label=lambda i, w=written, n=index: f"tile {n} {w[i].port} word {w[i].address}", show=hex)
+        places = [f"tile {index} {w.port} word {w.address}" for w in written]
+        board = Scoreboard([w.data for w in written], label=places.__getitem__, show=hex)
         for write in written:
             board.check(await _look(dut, SPIKES if write.port == "spike" else STREAM, write.address))
             if write.port == "spike":
@@ -100,7 +101,7 @@ async def tiles(dut: Any, density: float) -> None:
         board.finish()
         logits = [w.address << 32 * m.fire_lanes | w.data for w in case.writes if w.port == "logits"]
         assert int(dut.logit_words.value) == len(logits), f"tile {index}: {dut.logit_words.value} groups of logits"
-        board = Scoreboard(logits, label=lambda i, n=index: f"tile {n} logits {i}", show=hex)
+        board = Scoreboard(logits, label=f"tile {index} logits {{}}".format, show=hex)
         for address in range(len(logits)):
             board.check(await _look(dut, LOGITS, address))
         board.finish()

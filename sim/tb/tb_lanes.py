@@ -1,4 +1,4 @@
-"""Bench of hwgen/lanes.py: values come in as bit planes, events one or two a cycle with idle cycles between; sums are exact.
+"""Bench of hwgen/lanes.py: values come in as bit planes, one or two events a cycle, with idle cycles; sums are exact.
 
 MUTATE=double (doubling dropped), MUTATE=late (`ready` a cycle later) must fail.
 """
@@ -28,9 +28,11 @@ async def sums(dut: Any, idle: int, empty: float) -> None:
     m, rng = machine(), random.Random(f"lanes {idle} {empty}")
     shape = emission(m)
     start_clock(dut)
+    dut.events.value = 0
     await reset(dut)
     low, high = limits(m.weight_bits, True)
-    weights = np.array([[rng.choice([low, high, rng.randint(low, high)]) for _ in range(m.lanes)] for _ in range(WEIGHT_ROWS)])
+    weights = np.array([[rng.choice([low, high, rng.randint(low, high)]) for _ in range(m.lanes)]
+                        for _ in range(WEIGHT_ROWS)])
     dut.load__select.value, dut.load__en.value = WEIGHTS, 1
     for address, row in enumerate(weights):
         dut.load__address.value, dut.load__data.value = address, pack_lanes(row, m.weight_bits)
@@ -43,8 +45,8 @@ async def sums(dut: Any, idle: int, empty: float) -> None:
         bits, signed, count = rng.randint(1, 6), rng.random() < 0.5, rng.randint(1, 20)
         rows = rng.sample(range(WEIGHT_ROWS), count)
         values = np.array([rng.randint(*limits(bits, signed)) for _ in rows])
-        reference = values if not mutated("double") else sum(values >> p & 1 for p in range(bits))
-        expected.append(tuple(accumulate(weights[rows].T, reference[None]).ravel().tolist()))
+        reference = (values[:, None] >> np.arange(bits) & 1).sum(axis=1) if mutated("double") else values
+        expected.append(tuple(accumulate(weights[rows].T, reference[None].astype(np.int32)).ravel().tolist()))
         for plane in reversed(range(bits)):
             left = [row for row, value in zip(rows, values, strict=True) if value >> plane & 1]
             first = True
@@ -61,9 +63,9 @@ async def sums(dut: Any, idle: int, empty: float) -> None:
 
     board = Scoreboard(expected, label=lambda index: f"token {index}")
     due: list[int] = []
-    cycle, wait, junk = 0, 0, {"valid": 0, "event": [1] * m.rows_per_cycle, "row": [3] * m.rows_per_cycle,
-                               "flags": {"load": 1, "double": 1, "negate": 1, "last": 1}}
-    position = 0
+    junk: dict[str, Any] = {"valid": 0, "event": [1] * m.rows_per_cycle, "row": [3] * m.rows_per_cycle,
+                            "flags": {"load": 1, "double": 1, "negate": 1, "last": 1}}
+    cycle = wait = position = 0
     while position < len(items) or cycle <= (due[-1] if due else 0) + 2:
         item = junk  # without valid nothing of it may count
         if position < len(items):

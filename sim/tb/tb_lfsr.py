@@ -30,9 +30,10 @@ async def _jump(dut: Any, state: int, polynomial: int) -> int:
 
 @cocotb.test()
 async def stream(dut: Any) -> None:
-    """From an image's start state: jump to a draw, take draws, go on to the next rows; `draws` (numpy) is the reference."""
+    """From an image's start state: jump to a draw, take draws, go on to the next rows, as `draws` (numpy) says."""
     rng = random.Random("lfsr")
     start_clock(dut)
+    dut.start.value = 0
     await reset(dut)
     for _ in range(12):
         seed, image = rng.getrandbits(32), rng.randint(0, 9999)
@@ -46,7 +47,8 @@ async def stream(dut: Any) -> None:
             await Timer(1, "ns")
             await ReadOnly()
             got = int(dut.draws.value).to_bytes(LFSR_DRAWS, "little")
-            assert got == line.tobytes(), f"seed {seed:#x} image {image}: got {got.hex()}, expected {line.tobytes().hex()}"
+            want = line.tobytes()
+            assert got == want, f"seed {seed:#x} image {image}: got {got.hex()}, expected {want.hex()}"
             state = int(dut.row.value)
             await RisingEdge(dut.clk)
 
@@ -56,6 +58,7 @@ async def polynomials(dut: Any) -> None:
     """Any polynomial on any state, and a jump that another start breaks off."""
     rng = random.Random("jump")
     start_clock(dut)
+    dut.start.value = 0
     await reset(dut)
     cases = [(rng.getrandbits(32), rng.getrandbits(32)) for _ in range(10)] + [(1, 1), (1, 1 << 31), (1 << 31, 0)]
     for index, (state, polynomial) in enumerate(cases):

@@ -157,7 +157,7 @@ async def run_image(dut: Any, feed: Feed, pixels: np.ndarray, base: int, early: 
 
 @cocotb.test()
 @cocotb.parametrize(idle=[0, 3])
-async def images(dut: Any, idle: int) -> None:
+async def whole_images(dut: Any, idle: int) -> None:
     """Images of every shape land where they belong, in the predicted cycles when the stream never pauses."""
     csrs = await begin(dut)
     feed, faults = Feed(dut, idle), Faults(dut)
@@ -264,7 +264,7 @@ async def broken_loads(dut: Any) -> None:
     whole = word_packet(words, width, m.bus_bytes)
     for packet, address, target, code, kept in (
             (whole[:3 * size - m.bus_bytes], 5, LoadTarget.PARAMS, ErrorCode.STREAM_SHORT, 2),
-            (whole, depth - 2, LoadTarget.PARAMS, ErrorCode.LOAD_RANGE, 2),
+            (whole, depth - 3, LoadTarget.PARAMS, ErrorCode.LOAD_RANGE, 3),
             (whole, 1 << 31, LoadTarget.PARAMS, ErrorCode.LOAD_RANGE, 0),
             (whole, 0, 7, ErrorCode.LOAD_TARGET, 0),
             (whole[:m.bus_bytes], 0, 7, ErrorCode.LOAD_TARGET, 0)):

@@ -1,0 +1,66 @@
+"""Command line: `python -m hwgen emit`. Errors are one line on stderr and exit code 2."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hwgen.config import machine_config
+from hwgen.emit import Build, emit
+from hwgen.program import CompileError, demands
+from hwgen.schedule import layer_table
+from hwgen.top import memory_shapes
+from model import config as configuration
+from model.config import ConfigError
+from quantize import network as network_file
+from quantize.layers import NetworkError
+from quantize.random_network import random_network
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m hwgen", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("emit", help="write Verilog, program, memory images and a file list")
+    command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
+    command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
+    command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+    command.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/<config>)")
+    return top
+
+
+def print_build(build: Build) -> None:
+    """What was compiled: per layer tiles, cycles, memory; then the machine's memories."""
+    print(layer_table(build.program))
+    used, machine = demands(build.program), build.machine
+    print("memories: " + ", ".join(f"{name} {used[name]} of {getattr(machine, name)}" for name in used))
+    bits = sum(width * depth for width, depth in memory_shapes(machine).values())
+    print(
+        f"loaded memory {bits / 8192:.0f} KiB; {build.verilog} {'written' if build.regenerated else 'is up to date'}; "
+        f"build {build.build_id[:16]}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command."""
+    args = parser().parse_args(argv)
+    try:
+        config = configuration.load(args.config)
+        machine = machine_config(config.machine)
+        if args.random_weights is not None:
+            network = random_network(config.model, args.random_weights, config.quantize)
+        else:
+            file = args.network or args.config.with_suffix(network_file.EXTENSION)
+            network = network_file.load(file)
+            if network.model != config.model:
+                raise NetworkError(
+                    f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}"
+                )
+        print_build(emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name))
+    except (ConfigError, NetworkError, CompileError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Command line: `python -m sim run | golden | report`. Errors are one line on stderr and exit code 2; a mismatch is exit
+code 1."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.program import CompileError
+from model import config as configuration
+from model.config import Config, ConfigError
+from model.masking import SpikeMask
+from quantize import network as network_file
+from quantize.layers import Network, NetworkError
+from quantize.random_network import random_images, random_network
+from sim import images as image_files
+from sim.runner import SimulationFailed, SimulatorMissing, find_simulator
+
+DEFAULT_IMAGES = 16
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="simulate the generated RTL and compare every layer with the golden model")
+    golden = commands.add_parser("golden", help="classify images with the golden model alone")
+    report = commands.add_parser("report", help="write report.md again from the last run's report.json")
+    matrix = commands.add_parser("matrix", help="many untrained networks of every shape on one machine, bit by bit")
+    matrix.add_argument("--lanes", type=int, default=16, help="lanes of the machine (default: 16)")
+    matrix.add_argument("--fire-lanes", type=int, default=8, help="fire lanes of the machine (default: 8)")
+    matrix.add_argument("--attention-rows", type=int, default=2, help="attention rows of the machine (default: 2)")
+    matrix.add_argument("--rows-per-cycle", type=int, default=2, help="weight rows read a cycle (default: 2)")
+    matrix.add_argument("--images", type=int, default=1, help="images for each network (default: 1)")
+    matrix.add_argument("--cases", nargs="*", help="only these networks")
+    for command in (run, golden, report):
+        command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
+    for command in (run, golden):
+        command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
+        command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+        command.add_argument("--images", type=int, help=f"number of images (default: {DEFAULT_IMAGES})")
+        command.add_argument("--images-file", type=Path, help=".npz with `images` uint8 [N, H, W, C] and `labels`")
+        command.add_argument("--mask", type=float, help="spike mask ratio in place of the configuration's")
+    run.add_argument("--sim", default="verilator", help="verilator or icarus")
+    run.add_argument("--waves", action="store_true", help="write a waveform")
+    run.add_argument("--build", type=Path, help="build folder (default: rtl/build/<config>)")
+    return top
+
+
+def load_network(config: Config, path: Path, args: argparse.Namespace) -> Network:
+    """The network that the arguments name: random, given, or beside the configuration; it must have the configuration's shape."""
+    if args.random_weights is not None:
+        return random_network(config.model, args.random_weights, config.quantize)
+    file = args.network or path.with_suffix(network_file.EXTENSION)
+    network = network_file.load(file)
+    if network.model != config.model:
+        raise NetworkError(
+            f"{file}: its model differs from [model] of {path}: run make quantize CONFIG={path}, or give another --network"
+        )
+    return network
+
+
+def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """Images uint8 [B, H, W, C] and their labels (None for random ones)."""
+    count = DEFAULT_IMAGES if args.images is None else args.images
+    if count < 1:
+        raise ConfigError(f"--images must be at least 1, not {count}")
+    if args.random_weights is not None and args.images_file is None:
+        return random_images(config.model, args.random_weights, count), None
+    return image_files.load(args.images_file or image_files.sample(config.train.dataset), count)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from sim.report import write_report
+    from sim.run import BUILD_ROOT, simulate
+
+    config = configuration.load(args.config)
+    network = load_network(config, args.config, args)
+    images, labels = load_images(config, args)
+    folder = args.build or BUILD_ROOT / config.name
+    find_simulator(args.sim)  # before any long work
+    begin = time.monotonic()
+    print(f"{config.name}: {len(images)} images, mask ratio {_ratio(config, args)}, {args.sim}; building in {folder}", flush=True)
+    outcome = simulate(config, network, images, ratio=args.mask, simulator=args.sim, waves=args.waves, folder=folder)
+    for failure in outcome.verdict.failures[:10]:
+        print(f"  {failure}")
+    if labels is not None:
+        print(f"golden model: {int((outcome.trace.classes == labels).sum())}/{len(labels)} images classified correctly")
+    write_report(outcome, config, folder)
+    print(f"report: {folder / 'report.md'}  ({time.monotonic() - begin:.0f} s)")
+    print(outcome.verdict.line())
+    return 1 if outcome.verdict.failures else 0
+
+
+def _golden(args: argparse.Namespace) -> int:
+    from sim.golden.network import run
+
+    config = configuration.load(args.config)
+    network = load_network(config, args.config, args)
+    images, labels = load_images(config, args)
+    from sim.run import masked_config
+
+    trace = run(network, images, mask=SpikeMask.of(masked_config(config, args.mask)), keep=False)
+    for index, chosen in enumerate(trace.classes):
+        known = "" if labels is None else f"  label {labels[index]}"
+        print(f"image {index}: class {chosen}{known}")
+    if labels is not None:
+        print(f"{int((trace.classes == labels).sum())}/{len(labels)} correct")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from sim.report import render_again
+    from sim.run import BUILD_ROOT
+
+    config = configuration.load(args.config)
+    print(render_again(BUILD_ROOT / config.name))
+    return 0
+
+
+def _matrix(args: argparse.Namespace) -> int:
+    from hwgen.config import MachineConfig
+    from sim.matrix import CASES, run_matrix
+    from sim.run import BUILD_ROOT
+
+    base = MachineConfig(
+        lanes=args.lanes, fire_lanes=args.fire_lanes, attention_rows=args.attention_rows, rows_per_cycle=args.rows_per_cycle
+    )
+    known = {case.name: case for case in CASES}
+    names = args.cases or list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--cases: no network {name!r}; known: {', '.join(known)}")
+    bad = 0
+    folder = BUILD_ROOT / f"matrix-{args.lanes}-{args.fire_lanes}-{args.attention_rows}-{args.rows_per_cycle}"
+    for case, outcome in run_matrix([known[name] for name in names], base, folder, args.images):
+        bad += bool(outcome.verdict.failures)
+        print(f"{case.name:<14} mask {case.ratio:<7} {outcome.verdict.line()}", flush=True)
+    print(f"{len(names) - bad} passed, {bad} failed")
+    return int(bad > 0)
+
+
+def _ratio(config: Config, args: argparse.Namespace) -> float:
+    return config.masking.ratio if args.mask is None else args.mask
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command."""
+    args = parser().parse_args(argv)
+    try:
+        return {"run": _run, "golden": _golden, "report": _report, "matrix": _matrix}[args.command](args)
+    except (ConfigError, NetworkError, CompileError, SimulatorMissing, ValueError, FileNotFoundError) as error:
+        print(f"{error}".strip().splitlines()[0], file=sys.stderr)
+        return 2
+    except SimulationFailed as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
