@@ -147,7 +147,7 @@ class Accelerator(wiring.Component):
             sequencer.seed.eq(csr.mask_seed),
             sequencer.failed.eq(csr.failed),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
-            sequencer.results_idle.eq(result.idle),
+            sequencer.results_idle.eq(result.idle & ~gemm.logits.valid),
             csr.busy.eq(sequencer.busy),
             csr.done.eq(sequencer.finished),
             csr.image_done.eq(sequencer.image_done),

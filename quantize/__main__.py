@@ -9,8 +9,10 @@ import numpy as np
 
 from model import config as configuration
 from model.config import Config
+from quantize.layers import Network
 
 SAMPLE_IMAGES = 64
+ACTIVITY_IMAGES = 16
 CITATIONS = {
     "cifar10": "CIFAR-10 (A. Krizhevsky, Learning multiple layers of features from tiny images, 2009)",
     "fashion_mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017)",
@@ -70,6 +72,16 @@ def _notes(measured: dict[str, object], digest: str) -> dict[str, object]:
     return {"accuracy": measured} if measured else {}
 
 
+def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]:
+    """Activity on the committed sample images, for the network file; nothing where there are none."""
+    from quantize.activity import activity
+    sample = config.with_name(f"{dataset}-sample.npz")
+    if not sample.is_file():
+        return {}
+    with np.load(sample, allow_pickle=False) as found:
+        return {"activity": activity(network, found["images"][:ACTIVITY_IMAGES])}
+
+
 def _export(args: argparse.Namespace, config: Config) -> None:
     from model.checkpoint import load
     from quantize.export import export
@@ -77,7 +89,8 @@ def _export(args: argparse.Namespace, config: Config) -> None:
     checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
     output = args.output or args.config.with_suffix(".mstn")
     network = export(load(checkpoint)[0], config)
-    network = dataclasses.replace(network, notes=_notes(_measured(args.config), digest(network)))
+    notes = _notes(_measured(args.config), digest(network)) | _activity(network, config.train.dataset, args.config)
+    network = dataclasses.replace(network, notes=notes)
     changed = save(output, network)
     state = "written" if changed else "unchanged"
     print(f"{output}: {network.parameters} parameters, {len(network.layers)} layers, {state}")
@@ -119,7 +132,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     if len(images) == len(data.images):
         measured = _measured(args.config) | {"integer": integer, "integer_images": len(images), "integer_network": name}
         _write(accuracy_file(args.config), json.dumps(measured, indent=1) + "\n")
-        save(output, dataclasses.replace(network, notes=_notes(measured, name)))
+        save(output, dataclasses.replace(network, notes=network.notes | _notes(measured, name)))
     print(lines)
     print(f"predicted class equal on {100 * rows[-1].equal:.2f} % of {count} images; "
           f"per layer: {args.results / f'{config.name}-agreement.md'}")

@@ -114,7 +114,11 @@ def _check_attention(layer: Attention, shape: LayerShape, network: Network) -> N
     _range(name, "score_threshold", np.array([layer.score_threshold]), 1, limits(THRESHOLD_BITS, False)[1])
     rom = (heads, (2 * layer.window - 1) ** 2, model.levels + 1)
     _tensor(name, "rom_num", layer.rom_num, rom, network.rom_bits, False)
-    _tensor(name, "rom_den", layer.rom_den, rom, network.rom_bits, False, low=1)
+    _tensor(name, "rom_den", layer.rom_den, rom, network.rom_bits, False)
+    # A token always sees itself, so that this alone keeps D, a threshold, from being 0.
+    own = (layer.window - 1) * 2 * layer.window
+    if (layer.rom_den[:, own] < 1).any():
+        raise NetworkError(f"{name}: rom_den[:, {own}] holds 0, so a row may have the threshold 0: export it again")
 
 
 def _check_gemm(layer: Gemm, shape: LayerShape) -> None:

@@ -70,7 +70,9 @@ def _attention(layer: FoldedAttention, config: Config) -> Attention:
     top = limits(config.quantize.rom_bits, signed=False)[1]
     raw = np.exp(exponent - exponent.max((1, 2), keepdims=True)) * (top * min(1.0, kappa))
     num = np.rint(raw).astype(np.int64)
-    den = np.clip(np.rint(raw / kappa), 1, top).astype(np.int64)
+    den = np.clip(np.rint(raw / kappa), 0, top).astype(np.int64)
+    own = (layer.window - 1) * 2 * layer.window
+    den[:, own] = np.maximum(den[:, own], 1)
     return Attention(layer.name, layer.side, layer.heads, layer.head_size, layer.window, layer.shift, threshold,
                      num, den)
 

@@ -65,6 +65,16 @@ def pytest_report_header() -> list[str]:
     return lines
 
 
+@pytest.fixture
+def any_icarus() -> str:
+    """Icarus, or a skip that says what to install."""
+    try:
+        find_simulator("icarus")
+    except SimulatorMissing as error:
+        pytest.skip(str(error))
+    return "icarus"
+
+
 @pytest.fixture(params=SIMULATORS)
 def any_simulator(request: pytest.FixtureRequest) -> str:
     """Each simulator in turn; Icarus is optional and skipped with what to install, Verilator is not."""

@@ -1,4 +1,6 @@
 """Device under test of the attention bench: the unit, its scratchpad and ROM, and two layers to run back to back."""
+from functools import lru_cache
+
 from amaranth.back import verilog
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
@@ -26,6 +28,7 @@ MACHINES = {
 """The parameter sets of the bench, by name; the variable MACHINE tells it which one was built."""
 
 
+@lru_cache
 def attention_verilog(name: str) -> str:
     """Verilog of the DUT for the machine `name`, module `dut`."""
     return str(verilog.convert(AttentionDut(MACHINES[name]), name="dut", emit_src=False))

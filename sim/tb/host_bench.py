@@ -75,16 +75,23 @@ class Csrs:
 
 
 async def begin(dut: Any, idle: int = 0, stall: int = 0) -> Csrs:
-    """Clock, quiet inputs, reset."""
+    """Clock, quiet inputs, reset, registers in reach."""
+    await begin_raw(dut)
+    csrs = Csrs(dut, idle, stall)
+    await cycles(dut.clk, 2)
+    return csrs
+
+
+async def begin_raw(dut: Any) -> None:
+    """Clock, quiet inputs, reset; the bench drives AXI4-Lite itself."""
+    for name in ("awvalid", "wvalid", "bready", "arvalid", "rready"):
+        getattr(dut, f"s_axil_{name}").value = 0
     for name in (*FROM_MACHINE, "machine_busy", "raise_error", "s_axis_tvalid", "go", "flush"):
         getattr(dut, name).value = 0
     dut.groups__valid.value = 0
     dut.m_axis_tready.value = 0
     start_clock(dut)
-    csrs = Csrs(dut, idle, stall)
     await reset(dut, 4)
-    await cycles(dut.clk, 2)
-    return csrs
 
 
 async def pulse(dut: Any, name: str, value: int = 1) -> None:
