@@ -34,8 +34,8 @@ _INDEX_MAKEFLAGS = ("CFG_CXXFLAGS_PCH_I=-include CXX=g++ LINK=g++ AR=ar PYTHON3=
                     "CFG_CXXFLAGS_COROUTINES=-fcoroutines CFG_LDLIBS_THREADS=-pthread CFG_CXXFLAGS_STD=-std=gnu++20 ")
 _RUNTIME_OBJECTS = "verilated*.o"
 _OPTIMISE = "OPT_FAST=-O1"  # the default, -Os, gave 0.57 of this speed on a lane array; -O2 and -O3 gave no more
-_VERILATOR_ARGS = ("-Wno-CMPCONST", "-O3", "-Wno-CASEOVERLAP", "-Wno-CASEINCOMPLETE", "-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC",
-                   "-Wno-UNOPTFLAT", "-Wno-LATCH")
+_VERILATOR_ARGS = ("-O3", "-Wno-CASEOVERLAP", "-Wno-CASEINCOMPLETE", "-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC",
+                   "-Wno-UNOPTFLAT", "-Wno-LATCH", "-Wno-CMPCONST", "-Wno-UNSIGNED", "-Wno-ASCRANGE")
 
 
 class SimulatorMissing(RuntimeError):
