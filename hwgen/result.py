@@ -39,7 +39,7 @@ class ResultStream(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         layout = group_layout(self.m.fire_lanes)
-        fifo = SyncFIFOBuffered(width=layout.size, depth=1 + self.m.lanes // self.m.fire_lanes)
+        fifo = SyncFIFOBuffered(width=layout.size, depth=max(3, 1 + self.m.lanes // self.m.fire_lanes))
         m.submodules.fifo = ResetInserter(self.flush)(fifo)
         group = data.View(layout, fifo.r_data)
         values, left, last = Signal(layout["values"].shape), Signal(layout["count"].shape), Signal()

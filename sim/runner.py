@@ -280,7 +280,8 @@ def run_bench(*, name: str, toplevel: str, sources: Sequence[Path], test_module:
         try:
             runner.test(test_module=test_module, hdl_toplevel=toplevel, hdl_toplevel_lang="verilog",
                         build_dir=build, test_dir=run, results_xml=str(results_file), testcase=testcase,
-                        waves=waves, seed=seed, log_file=log, plusargs=list(plusargs), timescale=None if tool.name == "icarus" else TIMESCALE)
+                        waves=waves, seed=seed, log_file=log, plusargs=list(plusargs),
+                        timescale=None if tool.name == "icarus" else TIMESCALE)
         except (RuntimeError, SystemExit) as error:
             broke = str(error) or "it stopped"
     if not results_file.is_file():

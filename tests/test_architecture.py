@@ -109,7 +109,8 @@ def torch_problems(name: str, text: str) -> list[str]:
         if target.split(".")[0] != "torch":
             continue
         if not (TORCH_AT_TOP if node in top else TORCH_INSIDE).fullmatch(name):
-            problems.append(f"{name}:{node.lineno} imports {target}: at a module's top it belongs in model, quantize.fold, .export")
+            problems.append(f"{name}:{node.lineno} imports {target}: at a module's top it belongs in "
+                            "model, quantize.fold, .export")
     return problems
 
 

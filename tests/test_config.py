@@ -10,7 +10,10 @@ MODEL = {"image_size": 8, "in_channels": 3, "classes": 5, "patch": 2, "embedding
 
 
 def written(tmp_path: Path, model: dict[str, object] | None = None, rest: str = "") -> Path:
-    lines = [f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in (model or MODEL).items()]
+    def toml(value: object) -> str:
+        return str(value).lower() if isinstance(value, bool) else repr(value)
+
+    lines = [f"{key} = {toml(value)}" for key, value in (model or MODEL).items()]
     path = tmp_path / "net.toml"
     path.write_text("[model]\n" + "\n".join(lines) + "\n" + rest)
     return path
