@@ -1,7 +1,12 @@
 """The machine's knobs: the typed `[machine]` table of a configuration (one frozen object for hardware and schedule)."""
+import dataclasses
 from dataclasses import dataclass, field
 
 from model.config import ConfigError, read_table
+
+FITTED = ("planes", "head_lanes", "window_tokens", "acc_bits", "weight_bits", "rom_bits")
+"""Knobs that are fitted to the network where they are 0."""
+MINIMUM = {"window_tokens": 4, "acc_bits": 20, "rom_bits": 6}
 
 
 def _power_of_two(value: int) -> bool:
@@ -10,7 +15,11 @@ def _power_of_two(value: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
-    """Parameters of one generated accelerator. Memory depths of 0 are sized to the configured network."""
+    """Parameters of one generated accelerator.
+
+    Memory depths of 0 are sized to the configured network; so are the knobs of `FITTED` when they are 0, as a file means
+    that leaves them out.
+    """
 
     lanes: int = field(default=64, metadata={"doc": "output channels accumulated in parallel, 8 to 256"})
     rows_per_cycle: int = field(default=2, metadata={"doc": "weight rows (events) read in each cycle: 1 or 2"})
@@ -40,16 +49,17 @@ class MachineConfig:
         need(_power_of_two(self.lanes) and 8 <= self.lanes <= 256,
              f"lanes must be a power of two from 8 to 256, not {self.lanes}")
         need(self.rows_per_cycle in (1, 2), f"rows_per_cycle must be 1 or 2, not {self.rows_per_cycle}")
-        need(1 <= self.planes <= 4, f"planes must be 1 to 4, not {self.planes}")
+        need(0 <= self.planes <= 4, f"planes must be 0 (auto) to 4, not {self.planes}")
         need(_power_of_two(self.fire_lanes) and self.fire_lanes <= self.lanes,
              f"fire_lanes must be a power of two up to lanes ({self.lanes}), not {self.fire_lanes}")
         need(self.attention_rows in (1, 2), f"attention_rows must be 1 or 2, not {self.attention_rows}")
-        need(1 <= self.head_lanes <= 128, f"head_lanes must be 1 to 128, not {self.head_lanes}")
-        need(4 <= self.window_tokens <= 256, f"window_tokens must be 4 to 256, not {self.window_tokens}")
+        need(0 <= self.head_lanes <= 128, f"head_lanes must be 0 (auto) to 128, not {self.head_lanes}")
+        need(self.window_tokens == 0 or 4 <= self.window_tokens <= 256,
+             f"window_tokens must be 0 (auto) or 4 to 256, not {self.window_tokens}")
         need(2 <= self.queue_depth <= 64, f"queue_depth must be 2 to 64, not {self.queue_depth}")
-        need(20 <= self.acc_bits <= 32, f"acc_bits must be 20 to 32, not {self.acc_bits}")
-        need(self.weight_bits in (4, 8), f"weight_bits must be 4 or 8, not {self.weight_bits}")
-        need(6 <= self.rom_bits <= 16, f"rom_bits must be 6 to 16, not {self.rom_bits}")
+        need(self.acc_bits == 0 or 20 <= self.acc_bits <= 32, f"acc_bits must be 0 (auto) or 20 to 32, not {self.acc_bits}")
+        need(self.weight_bits in (0, 4, 8), f"weight_bits must be 0 (auto), 4 or 8, not {self.weight_bits}")
+        need(self.rom_bits == 0 or 6 <= self.rom_bits <= 16, f"rom_bits must be 0 (auto) or 6 to 16, not {self.rom_bits}")
         need(self.weights in ("loadable", "initialised"),
              f"weights must be 'loadable' or 'initialised', not {self.weights!r}")
         need(self.bus_bytes in (4, 8), f"bus_bytes must be 4 or 8, not {self.bus_bytes}")
@@ -69,4 +79,10 @@ class MachineConfig:
 
 def machine_config(raw: dict[str, object]) -> MachineConfig:
     """Type the raw `[machine]` table of `model.config.Config`; ConfigError names what is wrong."""
-    return read_table(MachineConfig, "machine", raw)
+    return read_table(MachineConfig, "machine", dict.fromkeys(FITTED, 0) | raw)
+
+
+def fitted(machine: MachineConfig, **needs: int) -> MachineConfig:
+    """`machine` with every knob of `FITTED` that is 0 set to what the network needs."""
+    values = {name: max(need, MINIMUM.get(name, 0)) for name, need in needs.items() if getattr(machine, name) == 0}
+    return dataclasses.replace(machine, **values)  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def image_words(images: Images, target: LoadTarget) -> list[int]:
 def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folder: Path) -> Build:
     """Compile and write what changed; CompileError when the network does not fit the machine."""
     program = compile_network(network, machine, masking)
-    machine = sized(machine, program)
+    machine = sized(program.machine, program)
     program.machine = machine
     design_id = design_digest(machine, program.images)
     build_id = digest(design_id, network_digest(network), repr(masking))

@@ -119,8 +119,11 @@ class FireUnit(wiring.Component):
         threshold = [_registered(m, parameters[lane].threshold, THRESHOLD_BITS, "t1", lane) for lane in range(lanes)]
         counts, _ = self._phases(m, v, threshold, "n")
         # Stage b+2: mask of the neuron itself (only where nothing follows), gated shifts of the gain.
-        m.d.comb += [self.branch_read.address.eq(d.branch_base + ctl[b].group), self.branch_read.en.eq(ctl[b].valid),
-                     self.stream_read.address.eq(ctl[b + 1].stream), self.stream_read.en.eq(ctl[b + 1].valid)]
+        residual = (d.after == After.NORM) | (d.after == After.PLANES)
+        m.d.comb += [self.branch_read.address.eq(d.branch_base + ctl[b].group),
+                     self.branch_read.en.eq(ctl[b].valid & residual),
+                     self.stream_read.address.eq(ctl[b + 1].stream),
+                     self.stream_read.en.eq(ctl[b + 1].valid & residual & ~d.fresh)]
         branch = self.branch_read.data
         plain = d.after == After.COUNTS
         kept = [_registered(m, Mux(drop[b + 1][lane] & plain, 0, counts[lane]), b, "kept", lane) for lane in range(lanes)]
@@ -134,7 +137,6 @@ class FireUnit(wiring.Component):
         old = [self.stream_read.data[lane * STREAM_BITS:(lane + 1) * STREAM_BITS].as_signed() for lane in range(lanes)]
         total = [_registered(m, Mux(d.fresh, 0, old[lane]) + product[lane], signed(STREAM_BITS), "stream", lane)
                  for lane in range(lanes)]
-        residual = (d.after == After.NORM) | (d.after == After.PLANES)
         offset3 = [_registered(m, branch2[lane].offset, signed(OFFSET_BITS), "offset3", lane) for lane in range(lanes)]
         negate3 = [_registered(m, branch2[lane].negate, 1, "negate3", lane) for lane in range(lanes)]
         threshold3 = [_registered(m, branch2[lane].threshold, THRESHOLD_BITS, "t3", lane) for lane in range(lanes)]

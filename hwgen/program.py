@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwgen.attention_cycles import AttentionShape
 from hwgen.attention_desc import attention_fields, pack_attention
-from hwgen.config import MachineConfig
+from hwgen.config import MachineConfig, fitted
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, After, Fields, Kind, pack
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.tiles import fire_parameters, weight_rows
@@ -102,13 +102,28 @@ def demands(program: Program) -> dict[str, int]:
     }
 
 
+def _needs(network: Network) -> dict[str, int]:
+    """What the network asks of the knobs that can be fitted to it."""
+    attention = [layer for layer in network.layers if isinstance(layer, Attention)]
+    gemms = [layer for layer in network.layers if isinstance(layer, Gemm)]
+    wide = any(int(layer.weight.min()) < -8 or int(layer.weight.max()) > 7 for layer in gemms)
+    return {
+        "planes": network.model.planes,
+        "head_lanes": max(layer.head_size for layer in attention),
+        "window_tokens": max(layer.window**2 for layer in attention),
+        "acc_bits": max(accumulator_bound(layer).bit_length() + 1 for layer in gemms),
+        "weight_bits": 8 if wide else 4,
+        "rom_bits": network.rom_bits,
+    }
+
+
 def _spike_words(buffers: list[Buffer]) -> int:
     return max(a.size + b.size for a, b in zip(buffers, buffers[1:], strict=False))
 
 
 class _Compiler:
     def __init__(self, network: Network, machine: MachineConfig, masking: MaskingConfig) -> None:
-        self.network, self.machine, self.masking = network, machine, masking
+        self.network, self.machine, self.masking = network, fitted(machine, **_needs(network)), masking
         self.model = network.model
         self.images = Images()
         self.steps: list[Step] = []

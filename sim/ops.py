@@ -251,17 +251,19 @@ class _Counter:
         return _tally(*found)
 
     def _gemm_memory(self, step: Step, layer: Gemm, memory: dict[str, float]) -> None:
-        """Adds what one descriptor accesses beside weights; parameters and residual for every group, used or not."""
+        """Adds what one descriptor accesses beside weights."""
         m, f = self.machine, step.fields
         tokens, groups = (f["tokens_x"] + 1) * (f["tokens_y"] + 1), f["groups"] + 1
         gathered = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
         words = tokens * (f["planes_less_one"] + 1) * gathered
         if f["after"] != After.LOGITS:
             words += tokens * (f["out_words"] + 1)
-        stream = tokens * groups * (2 if layer.residual is not None else 1)
+        reads = 0 if layer.residual is None or layer.residual.fresh else 1
+        writes = 0 if layer.residual is None else 1
+        stream = tokens * groups * (reads + writes)
         for name, amount in (("spikes", words * m.word_bits), ("residual", stream * m.fire_lanes * STREAM_BITS),
                              ("neurons", tokens * (groups + 1) * neuron_words(m).size),  # one group is fetched ahead
-                             ("branches", tokens * groups * branch_words(m).size)):
+                             ("branches", tokens * groups * writes * branch_words(m).size)):
             memory[name] = memory.get(name, 0) + amount
 
     # -- attention -----------------------------------------------------------------------------------------------

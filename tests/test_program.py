@@ -119,16 +119,28 @@ def test_machine_parameters_too_small_are_named(network: Network) -> None:
 @pytest.mark.parametrize(("table", "message"), [
     ({"lanes": 12}, "lanes must be a power of two from 8 to 256, not 12"),
     ({"lanes": 4}, "not 4"), ({"fire_lanes": 3}, "fire_lanes must be a power of two"), ({"fire_lanes": 128}, "not 128"),
-    ({"rows_per_cycle": 3}, "rows_per_cycle must be 1 or 2, not 3"), ({"planes": 5}, "planes must be 1 to 4, not 5"),
+    ({"rows_per_cycle": 3}, "rows_per_cycle must be 1 or 2, not 3"), ({"planes": 5}, "planes must be 0 .auto. to 4, not 5"),
     ({"attention_rows": 4}, "attention_rows must be 1 or 2, not 4"), ({"queue_depth": 1}, "queue_depth must be 2 to 64, not 1"),
     ({"weights": "flash"}, "'loadable' or 'initialised', not 'flash'"), ({"bus_bytes": 16}, "bus_bytes must be 4 or 8, not 16"),
     ({"spike_words": -1}, "spike_words must be 0 .auto. to 2.20, not -1"), ({"lane": 8}, "no key 'lane'; known keys: lanes"),
     ({"lanes": "64"}, "lanes must be int, not '64'"), ({"lanes": True}, "lanes must be int, not True"),
-    ({"acc_bits": 40}, "acc_bits must be 20 to 32, not 40"), ({"weight_bits": 5}, "not 5"), ({"rom_bits": 4}, "not 4"),
-    ({"head_lanes": 0}, "not 0"), ({"window_tokens": 2}, "not 2")])
+    ({"acc_bits": 40}, "acc_bits must be 0 .auto. or 20 to 32, not 40"), ({"weight_bits": 5}, "not 5"),
+    ({"rom_bits": 4}, "not 4"), ({"head_lanes": -1}, "not -1"), ({"window_tokens": 2}, "not 2")])
 def test_bad_machine_tables_are_refused(table: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         machine_config(table)
+
+
+@pytest.mark.parametrize("levels", [1, 15])
+def test_a_file_that_leaves_knobs_out_gets_a_machine_that_fits(levels: int) -> None:
+    wide = dataclasses.replace(MODEL, levels=levels, embedding=64, heads=(1, 1))
+    other = random_network(wide, 1)
+    machine = compile_network(other, machine_config({"lanes": 8}), MaskingConfig()).machine
+    assert (machine.planes, machine.head_lanes, machine.window_tokens) == (wide.planes, 128, 4)
+    assert (machine.weight_bits, machine.rom_bits) == (8, other.rom_bits)
+    assert 20 <= machine.acc_bits <= 32
+    with pytest.raises(CompileError, match=r"set \[machine\] head_lanes = 128"):
+        compile_network(other, machine_config({"lanes": 8, "head_lanes": 64}), MaskingConfig())
 
 
 def test_layer_table_lists_every_layer(network: Network) -> None:

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
-from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
+from hwgen.descriptors import ADDRESS_BITS, DESCRIPTOR_WORDS, GEMM, PAYLOAD_BITS, PROGRAM_BITS, layout
 from hwgen.extract import Extractor, emission
 from hwgen.fire import FireUnit
 from hwgen.gemm import GemmEngine
 from hwgen.lanes import LaneArray
 from hwgen.lfsr import Jump, draw_bytes, next_row
-from hwgen.memory import RowMemory, Scratchpad
+from hwgen.memory import RowMemory, Scratchpad, address_bits, read_signature, write_signature
 from hwgen.parameters import branch_words, neuron_words
+from hwgen.sequencer import Sequencer
 from model.masking import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 from sim.runner import Results, run_bench
@@ -36,9 +37,13 @@ MACHINES = {
 """The parameter sets of the benches, by name; the variable MACHINE tells a bench which one was built."""
 
 SPIKE_WORDS, STREAM_WORDS, WEIGHT_ROWS, PARAM_WORDS, LOGIT_WORDS = 2048, 512, 512, 64, 64
-SPIKES, STREAM, WEIGHTS, NEURON, BRANCH, LOGITS = range(6)
+SPIKES, STREAM, WEIGHTS, NEURON, BRANCH, LOGITS, PROGRAM = range(7)
 """What `load.select` and `look.select` mean."""
 LFSR_DRAWS = 4
+DESCRIPTORS = 24
+"""Descriptors that the sequencer's program memory holds."""
+MEMORY_INIT, MEMORY_PORTS = 5, 2
+"""The memory bench: words that are not 0 at power up, and read ports of a row memory."""
 
 
 def machine() -> MachineConfig:
@@ -53,7 +58,7 @@ def mutated(name: str) -> bool:
 
 @lru_cache(maxsize=32)
 def verilog_of(block: str, name: str) -> str:
-    """Verilog of the DUT of `block` (lfsr, extract, lanes, fire, gemm), module `dut`, for the parameter set `name`."""
+    """Verilog of the DUT of `block` (a key of `DUTS`), module `dut`, for the parameter set `name`."""
     return str(verilog.convert(DUTS[block](MACHINES[name]), name="dut", emit_src=False))
 
 
@@ -257,5 +262,64 @@ class GemmDut(wiring.Component):
                          self.look.data.eq(memory.read.data)]
 
 
+class SequencerDut(wiring.Component):
+    """The sequencer on its program memory, reset after `halt` or by `abort_run` as the machine does it."""
+
+    INPUTS = ("run", "first", "images", "image_index", "seed", "failed", "unit_done", "results_idle")
+    OUTPUTS = ("finished", "busy", "error", "image_done", "payload", "mask_state", "start_image", "start_gemm",
+               "start_attention", "halt", "dispatch", "descriptor")
+
+    def __init__(self, m: MachineConfig) -> None:
+        self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))
+        members = self.sequencer.signature.members
+        super().__init__({**{name: members[name] for name in (*self.INPUTS, *self.OUTPUTS)},
+                          "header": Out(PROGRAM_BITS), "abort_run": In(1), "load": In(_load_signature(PROGRAM_BITS))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sequencer, halted, stop = self.sequencer, Signal(), Signal()
+        m.d.sync += halted.eq(sequencer.halt)
+        m.d.comb += stop.eq(halted | self.abort_run)
+        m.submodules.sequencer = ResetInserter(stop)(sequencer)
+        m.submodules.program = program = RowMemory(width=PROGRAM_BITS, depth=DESCRIPTORS * DESCRIPTOR_WORDS, ports=1)
+        _read(m, sequencer.read, program.read[0])
+        _load(m, self.load, PROGRAM, program.write)
+        m.d.comb += [getattr(sequencer, name).eq(getattr(self, name)) for name in self.INPUTS]
+        m.d.comb += [getattr(self, name).eq(getattr(sequencer, name)) for name in self.OUTPUTS]
+        m.d.comb += self.header.eq(sequencer.header)
+        return m
+
+
+def memory_shape(m: MachineConfig) -> tuple[int, list[int], int]:
+    """Width, first words and depth of the memory bench's memories; the depth is no power of two."""
+    width = m.word_bits
+    return width, [0x9E3779B97F4A7C15 * (index + 1) % (1 << width) for index in range(MEMORY_INIT)], 5 * m.fire_lanes + 3
+
+
+class MemoryDut(wiring.Component):
+    """A loadable row memory, the same not loadable, and a scratchpad: `<name>_read<port>__*` and `<name>_write__*`."""
+
+    def __init__(self, m: MachineConfig) -> None:
+        width, init, depth = memory_shape(m)
+        self.memories: dict[str, RowMemory | Scratchpad] = {
+            "rows": RowMemory(width=width, depth=depth, ports=MEMORY_PORTS, init=init),
+            "fixed": RowMemory(width=width, depth=depth, ports=MEMORY_PORTS, init=init, loadable=False),
+            "pad": Scratchpad(width=width, depth=depth, init=init)}
+        bits = address_bits(depth)
+        ports = {f"{name}_read{port}": In(read_signature(bits, width)) for name, memory in self.memories.items()
+                 for port in range(MEMORY_PORTS if isinstance(memory, RowMemory) else 1)}
+        super().__init__({**ports, **{f"{name}_write": In(write_signature(bits, width)) for name in self.memories}})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for name, memory in self.memories.items():
+            m.submodules[name] = memory
+            for port, inner in enumerate(memory.read if isinstance(memory, RowMemory) else [memory.read]):
+                _read(m, getattr(self, f"{name}_read{port}"), inner)
+            _write(m, getattr(self, f"{name}_write"), memory.write)
+        return m
+
+
 DUTS: dict[str, Callable[[MachineConfig], wiring.Component]] = {
-    "lfsr": LfsrDut, "extract": ExtractDut, "lanes": LanesDut, "fire": FireDut, "gemm": GemmDut}
+    "lfsr": LfsrDut, "extract": ExtractDut, "lanes": LanesDut, "fire": FireDut, "gemm": GemmDut,
+    "sequencer": SequencerDut, "memory": MemoryDut}
