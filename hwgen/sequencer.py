@@ -28,7 +28,8 @@ class Sequencer(wiring.Component):
     `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with
     each descriptor,
     `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops with `halt`.
-    A descriptor whose header says `results` waits until the result stream is idle.
+    A descriptor whose header says `results` waits until the result stream is idle. The top resets the sequencer in the cycle after
+    `halt`: a jump under way would otherwise outlast the run. `images` of 0 runs one.
     """
 
     def __init__(self, m: MachineConfig, address_bits: int) -> None:

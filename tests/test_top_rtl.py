@@ -16,6 +16,8 @@ from quantize.random_network import random_images, random_network
 from sim.__main__ import main as sim_main
 from sim.matrix import CASES, Case, machine_for
 from sim.run import Outcome, simulate
+from sim.runner import run_bench
+from sim.wrapper import WRAPPER
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +138,7 @@ def test_the_command_verifies_an_initialised_machine_and_writes_the_report(build
     folder = builds / "initialised"
     assert sim_main(["run", "--config", str(config), "--random-weights", "7", "--images", "2", "--build", str(folder)]) == 0
     said = capsys.readouterr().out.strip().splitlines()
-    assert re.fullmatch(r"PASS 2/2 images, 20 layers, bit-exact; \d+ cycles/image \(predicted \d+\)", said[-1])
+    assert re.fullmatch(r"PASS 2/2 images, 19 layers, bit-exact; \d+ cycles/image \(predicted \d+\)", said[-1])
     report = json.loads((folder / "report.json").read_text())
     assert report["rtl"]["mismatches"] == 0
     assert report["rtl"]["cycles_per_image"] == report["rtl"]["predicted_cycles_per_image"]
@@ -161,3 +163,12 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     again = emit(random_network(SMALL, 4), made[0].machine, MaskingConfig(), tmp_path / "a")
     assert not again.regenerated, "another network of the same needs takes the same Verilog"
     assert (tmp_path / "a" / "weights.hex").read_bytes() != (tmp_path / "b" / "weights.hex").read_bytes()
+
+
+def test_mishaps_are_reported_and_leave_no_trace(machine: MachineConfig, builds: Path) -> None:
+    outcome = run_case(CHOSEN[0], machine, builds / "one-machine", ratio=0.25)
+    work = outcome.build.folder / "sim"
+    results = run_bench(name="errors", toplevel=WRAPPER, sources=[outcome.build.verilog, work / f"{WRAPPER}.v"],
+                        test_module="sim.tb.tb_top_errors", build_dir=work, env={"MST_JOB": str(work / "job.json")})
+    assert results.failed == 0, results.summary()
+    assert results.passed == 1

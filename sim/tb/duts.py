@@ -15,7 +15,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
-from hwgen.descriptors import ADDRESS_BITS, DESCRIPTOR_WORDS, GEMM, PAYLOAD_BITS, PROGRAM_BITS, layout
+from hwgen.descriptors import ADDRESS_BITS, DESCRIPTOR_WORDS, GEMM, PROGRAM_BITS, layout
 from hwgen.extract import Extractor, emission
 from hwgen.fire import FireUnit
 from hwgen.gemm import GemmEngine

@@ -1,0 +1,29 @@
+"""hwgen/sequencer.py: events, jobs and mask states of random programs, cycle for cycle."""
+from pathlib import Path
+
+import pytest
+
+from sim.tb.duts import bench
+
+MUTATIONS = {
+    "cycles": ("programs/longest=4/stall=0", "dispatch of cycle"),
+    "mask": ("programs/longest=4/stall=0", "start_"),
+    "payload": ("programs/longest=4/stall=0", "start_"),
+    "restart": ("programs/longest=4/stall=0", "dispatch of cycle"),
+    "results": ("programs/longest=4/stall=50", "dispatch of cycle"),
+    "halt": ("stops/cause=failed", "(0, 1)), expected"),
+}
+"""For each wrong expectation a test that must see it, and its message."""
+
+
+def test_programs(bench_dir: Path, any_simulator: str) -> None:
+    results = bench(bench_dir.parent / "builds", "sequencer", "narrow", any_simulator)
+    assert (results.passed, results.failed) == (7, 0), results.summary()
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+def test_bench_can_fail(bench_dir: Path, mutate: str) -> None:
+    """A wrong expectation turns the bench red, for the right reason."""
+    testcase, message = MUTATIONS[mutate]
+    results = bench(bench_dir.parent / "builds", "sequencer", "narrow", mutate=mutate, testcase=testcase)
+    assert (results.passed, results.failed) == (0, 1) and message in results.tests[0].message, results.summary()
