@@ -1,7 +1,7 @@
 """Descriptors: what the compiler writes into the program memory and the sequencer hands to the units, stated once.
 
-A descriptor is `DESCRIPTOR_WORDS` program words of 64 bits: the header first, then the payload of its kind. Packing
-(`pack`) and the hardware's view (`amaranth.lib.data` layouts) come from the same field tables.
+A descriptor is `DESCRIPTOR_WORDS` program words of 64 bits: the header first, then the payload of its kind. Packing (`pack`)
+and the hardware's view (`amaranth.lib.data` layouts) come from the same field tables.
 """
 import enum
 

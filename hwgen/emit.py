@@ -1,7 +1,7 @@
 """Emits a compiled network: Verilog, program and memory images, file list and manifest, into one build folder.
 
-Everything is a function of (machine, network, masking, generator sources, toolchain): two runs write the same bytes, and a step
-whose inputs did not change is not run again.
+Everything is a function of (machine, network, masking, generator sources, toolchain): two runs write the same bytes, and a
+step whose inputs did not change is not run again.
 """
 import dataclasses
 import json

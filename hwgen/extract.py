@@ -1,17 +1,12 @@
-"""Event extractor: walks the input words of a GEMM tile, plane by plane, and emits up to two events (weight row addresses)
-a cycle.
+"""Event extractor: walks the input words of a GEMM tile, plane by plane, and emits up to two weight row addresses a cycle.
 
 Two halves with a queue between them. The *fetcher* reads one spike word a cycle, picks one bit plane of it, and queues the
-bit vector unless
-it is empty (the last word of a plane is queued always: it carries the plane's doubling and the token's end). The *emitter*
-takes a
-vector and names its set bits, lowest and highest first, as weight rows; a vector of k events takes max(1, ceil(k/2))
-cycles. So zero and masked
-inputs take no cycle while the queue holds work.
+bit vector unless it is empty (the last word of a plane is queued always: it carries the plane's doubling and the token's
+end). The *emitter* takes a vector and names its set bits, lowest and highest first, as weight rows; a vector of k events
+takes max(1, ceil(k/2)) cycles. So zero and masked inputs take no cycle while the queue holds work.
 
-Timing (`hwgen.gemm_cycles` states it as a recurrence): the word issued in cycle c is judged in c + 1, queued at its end,
-and can be
-taken by the emitter in c + 2; its first events leave in c + 3.
+Timing (`hwgen.gemm_cycles` states it as a recurrence): the word issued in cycle c is judged in c + 1, queued at its end, and
+can be taken by the emitter in c + 2; its first events leave in c + 3.
 """
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring

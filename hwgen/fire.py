@@ -1,14 +1,11 @@
 """Fire unit: takes a finished token's accumulators, `fire_lanes` channels a cycle, while the next token accumulates.
 
 A feed-forward pipeline that never stalls: offset -> b phases of soft reset (compare, subtract `threshold << p`) -> spike
-mask -> residual
-(stream += gain * count, as gated shifts) -> offset -> b phases, or rounding shift -> spike mask -> packed spike words. The
-token is outermost:
-no membrane potential is ever stored in memory.
+mask -> residual (stream += gain * count, as gated shifts) -> offset -> b phases, or rounding shift -> spike mask -> packed
+spike words. The token is outermost: no membrane potential is ever stored in memory.
 
 Timing: `ready` in cycle h starts a token; its group g is at stage 0 in cycle h + 1 + g; its first spike word is written
-`gemm_cycles.write_delay`
-cycles after its last group was at stage 0.
+`gemm_cycles.write_delay` cycles after its last group was at stage 0.
 """
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring

@@ -1,9 +1,8 @@
 """Exact cycles of a GEMM descriptor, from the spike words it reads: the timing contract of `hwgen.gemm` as a recurrence.
 
 Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 1 on) is judged in c + 1 and, if it is
-queued, can be taken from c + 2 on. A vector of k events holds the emitter max(1, ceil(k / rows_per_cycle)) cycles. A
-token's last emission waits until
-`spacing` cycles after the one before. docs/architecture.md draws it.
+queued, can be taken from c + 2 on. A vector of k events holds the emitter max(1, ceil(k / rows_per_cycle)) cycles. A token's
+last emission waits until `spacing` cycles after the one before. docs/architecture.md draws it.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """Lane array: `lanes` accumulators that add the weight rows of each cycle's events; no multiplier.
 
 Timing: an emission in cycle c (the extractor's output register) reads its rows in c, sums them in c + 1, and is in the
-accumulators from
-c + 3 on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + 3).
+accumulators from c + 3 on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + 3).
 """
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring

@@ -1,9 +1,8 @@
 """The compiler: an integer network becomes a program (descriptors) and memory images for one machine.
 
-A layer becomes one descriptor per tile of `lanes` output channels (attention: one). Tiles are outermost and tokens inner, so each
-weight row is fetched for one tile at a time. Spike buffers alternate between the two ends of the scratchpad: a layer reads
-one and
-writes the other.
+A layer becomes one descriptor per tile of `lanes` output channels (attention: one). Tiles are outermost and tokens inner, so
+each weight row is fetched for one tile at a time. Spike buffers alternate between the two ends of the scratchpad: a layer
+reads one and writes the other.
 """
 
 import dataclasses
@@ -17,18 +16,14 @@ from hwgen.attention_desc import attention_fields, pack_attention
 from hwgen.config import MachineConfig, fitted
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, After, Fields, Kind, pack
 from hwgen.layout import Buffer, dense_map, slot_map
+from hwgen.limits import CompileError, check_fits, needs
 from hwgen.tiles import fire_parameters, weight_rows
 from model.config import MaskingConfig
 from model.masking import LEAP, ROW_DRAWS, jump_polynomial, mask_rows
-from quantize.check import accumulator_bound
 from quantize.formats import PIXEL_BITS
 from quantize.layers import Attention, Gemm, Network
 
 Ints = NDArray[np.int64]
-
-
-class CompileError(ValueError):
-    """The network does not fit the machine: the message names the memory or parameter, the amount and the remedy."""
 
 
 @dataclass(slots=True)
@@ -102,33 +97,18 @@ def demands(program: Program) -> dict[str, int]:
     }
 
 
-def _needs(network: Network) -> dict[str, int]:
-    """What the network asks of the knobs that can be fitted to it."""
-    attention = [layer for layer in network.layers if isinstance(layer, Attention)]
-    gemms = [layer for layer in network.layers if isinstance(layer, Gemm)]
-    wide = any(int(layer.weight.min()) < -8 or int(layer.weight.max()) > 7 for layer in gemms)
-    return {
-        "planes": network.model.planes,
-        "head_lanes": max(layer.head_size for layer in attention),
-        "window_tokens": max(layer.window**2 for layer in attention),
-        "acc_bits": max(accumulator_bound(layer).bit_length() + 1 for layer in gemms),
-        "weight_bits": 8 if wide else 4,
-        "rom_bits": network.rom_bits,
-    }
-
-
 def _spike_words(buffers: list[Buffer]) -> int:
     return max(a.size + b.size for a, b in zip(buffers, buffers[1:], strict=False))
 
 
 class _Compiler:
     def __init__(self, network: Network, machine: MachineConfig, masking: MaskingConfig) -> None:
-        self.network, self.machine, self.masking = network, fitted(machine, **_needs(network)), masking
+        self.network, self.machine, self.masking = network, fitted(machine, **needs(network)), masking
         self.model = network.model
         self.images = Images()
         self.steps: list[Step] = []
         self.mask_rows = mask_rows(self.model)
-        self._check_machine()
+        check_fits(network, self.machine)
 
     def run(self) -> Program:
         self.buffers = buffers = self._placed(self._buffers())
@@ -154,49 +134,6 @@ class _Compiler:
         program = Program(self.machine, self.network, self.steps, self.images, buffers, self.stream_words)
         self._emit_words()
         return self._checked(program)
-
-    # -- machine limits ------------------------------------------------------------------------------------------
-
-    def _check_machine(self) -> None:
-        m, model = self.machine, self.model
-        if model.planes > m.planes:
-            raise CompileError(
-                f"levels = {model.levels} needs {model.planes} bit planes, the machine has {m.planes}: "
-                f"set [machine] planes = {model.planes}"
-            )
-        for layer in self.network.layers:
-            if isinstance(layer, Attention):
-                n = layer.window**2
-                if layer.head_size > m.head_lanes:
-                    raise CompileError(
-                        f"{layer.name}: heads of {layer.head_size} channels, the attention unit takes "
-                        f"{m.head_lanes}: set [machine] head_lanes = {layer.head_size}"
-                    )
-                if n > m.window_tokens:
-                    raise CompileError(
-                        f"{layer.name}: windows of {n} tokens, the attention unit takes "
-                        f"{m.window_tokens}: set [machine] window_tokens = {n}"
-                    )
-            else:
-                self._check_gemm(layer)
-        if self.network.rom_bits > m.rom_bits:
-            raise CompileError(
-                f"ROM entries of {self.network.rom_bits} bits, the machine has {m.rom_bits}: "
-                f"set [machine] rom_bits = {self.network.rom_bits}"
-            )
-
-    def _check_gemm(self, layer: Gemm) -> None:
-        m = self.machine
-        low = -(1 << m.weight_bits - 1)
-        if int(layer.weight.min()) < low or int(layer.weight.max()) >= -low:
-            raise CompileError(f"{layer.name}: weights exceed {m.weight_bits} bits: set [machine] weight_bits = 8")
-        worst = accumulator_bound(layer)
-        bits = worst.bit_length() + 1
-        if bits > m.acc_bits:
-            raise CompileError(
-                f"{layer.name}: sums reach {worst}, {bits} bits, the accumulators have {m.acc_bits}: "
-                f"set [machine] acc_bits = {bits}"
-            )
 
     def _checked(self, program: Program) -> Program:
         for name, amount in demands(program).items():

@@ -1,8 +1,7 @@
 """The cycle model: predicts, for one image, the exact cycles of every descriptor and layer from the spikes that it reads.
 
 A layer's cycles run from its first dispatch to the next layer's (the first layer's from the start of the image), so that
-they add up to
-the image's. RTL measures the same points; the top bench asserts equality.
+they add up to the image's. RTL measures the same points; the top bench asserts equality.
 """
 
 from collections.abc import Mapping
@@ -38,8 +37,7 @@ def predict(program: Program, values: Mapping[str, NDArray[np.integer]]) -> list
     """Cycles of each layer for one image.
 
     `values[name]` [T, C]: what buffer `name` of `program.buffers` holds ("image": pixels by patch, as docs/semantics.md 3.1
-    orders
-    them). Layers come in execution order, "image" first; the head's cycles include the delivery of the logits.
+    orders them). Layers come in execution order, "image" first; the head's cycles include the delivery of the logits.
     """
     out: list[LayerCycles] = []
     previous: str | None = None
@@ -97,9 +95,9 @@ def _bound(counts: NDArray[np.int64], rows_per_cycle: int) -> int:
 def layer_table(program: Program) -> str:
     """Per layer: tiles, predicted cycles, memory, as text.
 
-    Cycles depend on the spikes of an image: the table gives the least (no spike at all) and the most (every bit plane
-    full), and, when the network file
-    records its activity (`notes["activity"]`: layer -> events per input channel), the cycles at that activity.
+    Cycles depend on the spikes of an image: the table gives the least (no spike at all) and the most (every bit plane full),
+    and, when the network file records its activity (`notes["activity"]`: layer -> events per input channel), the cycles at
+    that activity.
     """
     activity = program.network.notes.get("activity")
     rates: Mapping[str, float] = activity if isinstance(activity, dict) else {}

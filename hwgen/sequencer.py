@@ -1,11 +1,8 @@
-"""Sequencer: runs the program. It fetches the next descriptor and jumps the mask LFSR to its first draw while the current
-one runs.
+"""Sequencer: runs the program; fetches the next descriptor, and jumps the mask LFSR for it, while the current one runs.
 
 Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of 8 words and the 32-cycle jump,
-whichever
-unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is done; its
-unit starts in
-the next cycle, and the fetch of the one behind it begins.
+whichever unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is
+done; its unit starts in the next cycle, and the fetch of the one behind it begins.
 """
 
 from amaranth.hdl import Array, Module, Mux, Signal
@@ -26,10 +23,9 @@ class Sequencer(wiring.Component):
     """`run` pulse: `images` runs of the program from descriptor `first`; `finished` pulse at the end.
 
     `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with
-    each descriptor,
-    `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops with `halt`.
-    A descriptor whose header says `results` waits until the result stream is idle. The top resets the sequencer in the cycle after
-    `halt`: a jump under way would otherwise outlast the run. `images` of 0 runs one.
+    each descriptor, `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops
+    with `halt`. A descriptor whose header says `results` waits until the result stream is idle. The top resets the sequencer
+    in the cycle after `halt`: a jump under way would otherwise outlast the run. `images` of 0 runs one.
     """
 
     def __init__(self, m: MachineConfig, address_bits: int) -> None:

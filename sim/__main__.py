@@ -1,5 +1,4 @@
-"""Command line: `python -m sim run | golden | report`. Errors are one line on stderr and exit code 2; a mismatch is exit
-code 1."""
+"""Command line: `python -m sim run | golden | report | matrix`. A mismatch is exit code 1; an error is one line and code 2."""
 
 import argparse
 import sys

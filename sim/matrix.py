@@ -1,5 +1,4 @@
-"""`python -m sim matrix`: one machine, many untrained networks: every legal shape on the same RTL, only program and images
-change."""
+"""One machine, many untrained networks: every shape on the same RTL, only program and images change."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

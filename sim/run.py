@@ -1,5 +1,4 @@
-"""`python -m sim run`: compile, simulate the generated RTL as a host would drive it, and compare everything with the golden
-model."""
+"""Compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
 
 import dataclasses
 import os
@@ -61,8 +60,7 @@ def simulate(
     """Run `network` on `images` uint8 [B, H, W, C] in RTL simulation and compare with the golden model.
 
     `ratio`: mask ratio in place of the configuration's, set over the mask registers: the program stays as it is. `idle`,
-    `stall`: most idle
-    cycles of the image stream and stalls of the result stream (cycles then differ from the prediction).
+    `stall`: most idle cycles of the image stream and stalls of the result stream (cycles then differ from the prediction).
     """
     folder = folder or BUILD_ROOT / config.name
     build = emit(network, machine or machine_config(config.machine), config.masking, folder)

@@ -65,7 +65,7 @@ def naive_block(block: Block, config: ModelConfig, x: list[list[float]], shift: 
                 for weights, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
 
     def act(layer: torch.nn.Module, value: float) -> float:
-        threshold = float(layer.threshold)  # type: ignore[arg-type]
+        threshold = float(layer.threshold.detach())  # type: ignore[arg-type]
         return threshold * min(max(math.floor(value / threshold + 0.5), 0), config.levels)
 
     attn = block.attn
@@ -99,7 +99,7 @@ def naive_block(block: Block, config: ModelConfig, x: list[list[float]], shift: 
                 score = sum(qkv[i][0][h * size + c] * qkv[j][1][h * size + c] for c in range(size)) / math.sqrt(size)
                 row_of_table = (yi % window - yj % window + window - 1) * (2 * window - 1) \
                     + xi % window - xj % window + window - 1
-                weights.append((j, math.exp(act(attn.score_act, score) + float(attn.bias_table[row_of_table, h]))))
+                weights.append((j, math.exp(act(attn.score_act, score) + float(attn.bias_table[row_of_table, h].detach()))))
             total = sum(weight for _, weight in weights)
             out += [act(attn.out_act, sum(w * qkv[j][2][h * size + c] for j, w in weights) / total)
                     for c in range(size)]
