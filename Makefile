@@ -51,7 +51,7 @@ quantize: $(TRAIN)  ## fold the trained network into integers: the network file
 	$(PY) -m quantize export --config $(CONFIG) $(ARGS)
 
 rtl: $(CORE)  ## write Verilog, program and memory images to rtl/build/
-	$(PY) -m hwgen emit --config $(CONFIG)
+	$(PY) -m hwgen emit --config $(CONFIG) $(if $(SEED),--random-weights $(SEED))
 
 golden: $(TEST)  ## check the golden model
 	$(PY) -m pytest tests/golden $(ARGS)

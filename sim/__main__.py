@@ -89,6 +89,8 @@ def _run(args: argparse.Namespace) -> int:
     if labels is not None:
         print(f"golden model: {int((outcome.trace.classes == labels).sum())}/{len(labels)} images classified correctly")
     write_report(outcome, config, folder)
+    if outcome.waveform:
+        print(f"waveform: {outcome.waveform} (open it with GTKWave or Surfer)")
     print(f"report: {folder / 'report.md'}  ({time.monotonic() - begin:.0f} s)")
     print(outcome.verdict.line())
     return 1 if outcome.verdict.failures else 0

@@ -36,6 +36,7 @@ class Outcome:
     images: NDArray[np.uint8]
     mask: SpikeMask
     masking: MaskingConfig
+    waveform: Path | None = None
 
 
 def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
@@ -67,9 +68,9 @@ def simulate(
     masking = masked_config(config, ratio)
     mask = SpikeMask.of(masking)
     trace = run_golden(network, images, mask=mask, first_image=first_image)
-    answer, trace_file = _bench(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall)
+    answer, trace_file, waveform = _bench(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall)
     verdict = verify(build.program, trace, images, answer, trace_file)
-    return Outcome(verdict, build, trace, images, mask, masking)
+    return Outcome(verdict, build, trace, images, mask, masking, waveform)
 
 
 def _bench(
@@ -83,7 +84,7 @@ def _bench(
     first_image: int,
     idle: int,
     stall: int,
-) -> tuple[Answer, Path]:
+) -> tuple[Answer, Path, Path | None]:
     work = (build.folder / "sim").resolve()
     work.mkdir(parents=True, exist_ok=True)
     images_file, answer_file, trace_file = work / "images.npy", work / "answer.json", work / "trace.txt"
@@ -123,9 +124,9 @@ def _bench(
         build_dir=work,
         simulator=simulator,
         waves=waves,
-        env={"MST_JOB": str(work / "job.json"), "MST_TRACE": str(trace_file), "PYTHONPATH": os.getcwd()},
+        env={"MST_JOB": str(work / "job.json"), "PYTHONPATH": os.getcwd()},
         plusargs=[f"+trace={trace_file}"],
     )
     if results.failed or not answer_file.exists():
         raise SimulationFailed(f"the top bench failed: {results.summary()}; see {work}")
-    return Answer.load(answer_file), trace_file
+    return Answer.load(answer_file), trace_file, results.waves

@@ -145,6 +145,25 @@ def test_the_command_verifies_an_initialised_machine_and_writes_the_report(build
     assert all(layer["cycles"] == layer["predicted_cycles"] for layer in report["layers"])
 
 
+def test_the_command_exits_with_1_on_a_mismatch(builds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL_CONFIG)
+    golden = sim_run.run_golden
+
+    def wrong(network: Network, *args: object, **named: object) -> object:
+        layer = network.layer("embed")
+        assert isinstance(layer, Gemm)
+        assert layer.threshold is not None
+        return golden(mutated(network, "embed", threshold=layer.threshold + 1), *args, **named)
+
+    monkeypatch.setattr(sim_run, "run_golden", wrong)
+    code = sim_main(["run", "--config", str(config), "--random-weights", "7", "--images", "1", "--build", str(builds / "initialised")])
+    said = capsys.readouterr().out.strip().splitlines()
+    assert code == 1
+    assert re.match(r"FAIL 0/1 images, 19 layers; .*: image 0, embed", said[-1])
+
+
 def test_icarus_agrees(any_icarus: str, builds: Path) -> None:
     config = Config("small", SMALL, MaskingConfig(ratio=0.5), TrainConfig(), QuantizeConfig(), {})
     outcome = simulate(config, random_network(SMALL, 3), random_images(SMALL, 3, 1), simulator=any_icarus,
