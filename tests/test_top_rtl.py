@@ -155,10 +155,11 @@ def test_the_command_exits_with_1_on_a_mismatch(builds: Path, tmp_path: Path, ca
         layer = network.layer("embed")
         assert isinstance(layer, Gemm)
         assert layer.threshold is not None
-        return golden(mutated(network, "embed", threshold=layer.threshold + 1), *args, **named)
+        return golden(mutated(network, "embed", threshold=layer.threshold * 2), *args, **named)
 
     monkeypatch.setattr(sim_run, "run_golden", wrong)
-    code = sim_main(["run", "--config", str(config), "--random-weights", "7", "--images", "1", "--build", str(builds / "initialised")])
+    folder = str(builds / "initialised")
+    code = sim_main(["run", "--config", str(config), "--random-weights", "7", "--images", "1", "--build", folder])
     said = capsys.readouterr().out.strip().splitlines()
     assert code == 1
     assert re.match(r"FAIL 0/1 images, 19 layers; .*: image 0, embed", said[-1])
