@@ -10,6 +10,7 @@ import numpy as np
 from model import config as configuration
 from model.config import Config
 from quantize.layers import Network
+from quantize.measured import accuracy_file, measured
 
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
@@ -40,24 +41,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def accuracy_file(config: Path) -> Path:
-    """The file of measured accuracies beside configuration file `config`."""
-    return config.with_name(f"{config.stem}.accuracy.json")
-
-
-def _measured(config: Path) -> dict[str, object]:
-    path = accuracy_file(config)
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise ValueError(f"{path}: broken ({error}): measure again with `python -m model evaluate`") from None
-    return found
-
-
 def _write(path: Path, text: str) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
@@ -65,11 +48,11 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _notes(measured: dict[str, object], digest: str) -> dict[str, object]:
+def _notes(known: dict[str, object], digest: str) -> dict[str, object]:
     """Accuracies for the network file; the integer one only if it was measured on this very network."""
-    if measured.get("integer_network") != digest:
-        measured = {key: value for key, value in measured.items() if not key.startswith("integer")}
-    return {"accuracy": measured} if measured else {}
+    if known.get("integer_network") != digest:
+        known = {key: value for key, value in known.items() if not key.startswith("integer")}
+    return {"accuracy": known} if known else {}
 
 
 def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]:
@@ -89,7 +72,7 @@ def _export(args: argparse.Namespace, config: Config) -> None:
     checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
     output = args.output or args.config.with_suffix(".mstn")
     network = export(load(checkpoint)[0], config)
-    notes = _notes(_measured(args.config), digest(network)) | _activity(network, config.train.dataset, args.config)
+    notes = _notes(measured(accuracy_file(args.config)), digest(network)) | _activity(network, config.train.dataset, args.config)
     network = dataclasses.replace(network, notes=notes)
     changed = save(output, network)
     state = "written" if changed else "unchanged"
@@ -130,9 +113,10 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
         f"`python -m quantize accuracy --config configs/{config.name}.toml`.\n\n"
         f"{table(rows)}"))
     if len(images) == len(data.images):
-        measured = _measured(args.config) | {"integer": integer, "integer_images": len(images), "integer_network": name}
-        _write(accuracy_file(args.config), json.dumps(measured, indent=1) + "\n")
-        save(output, dataclasses.replace(network, notes=network.notes | _notes(measured, name)))
+        known = measured(accuracy_file(args.config))
+        known |= {"integer": integer, "integer_images": len(images), "integer_network": name}
+        _write(accuracy_file(args.config), json.dumps(known, indent=1) + "\n")
+        save(output, dataclasses.replace(network, notes=network.notes | _notes(known, name)))
     print(lines)
     print(f"predicted class equal on {100 * rows[-1].equal:.2f} % of {count} images; "
           f"per layer: {args.results / f'{config.name}-agreement.md'}")

@@ -15,6 +15,7 @@ from hwgen.files import json_text, write_if_changed
 from hwgen.multipliers import saved
 from model.config import Config
 from quantize.layers import Attention, Network
+from quantize.measured import measured
 from quantize.network import digest as network_digest
 from sim import energy
 from sim.ops import LayerOps, count, mean, memories
@@ -98,24 +99,15 @@ def accuracy(network: Network, accuracy_file: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if "random_weights" not in network.notes:
-        found = _accuracy_file(accuracy_file)
+        try:
+            found = measured(accuracy_file)
+        except ValueError as error:
+            raise ReportError(str(error)) from None
         if found.get("integer_network") != network_digest(network):
             found.pop("integer", None)
         notes = network.notes.get("accuracy")
         found |= notes if isinstance(notes, dict) else {}
     return {key: found.get(key) for key in ("qcfs", "exact", "exact_agreement", "integer", "stepwise", "images")}
-
-
-def _accuracy_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise ReportError(f"{path}: broken ({error}): measure again with `python -m model evaluate`") from None
-    return found
 
 
 def _network(network: Network) -> dict[str, Any]:
