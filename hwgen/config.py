@@ -25,7 +25,7 @@ class MachineConfig:
     rows_per_cycle: int = field(default=2, metadata={"doc": "weight rows (events) read in each cycle: 1 or 2"})
     planes: int = field(default=3, metadata={"doc": "bit planes of a spike count: L = 2^planes - 1"})
     fire_lanes: int = field(default=8, metadata={"doc": "channels that the fire unit takes in each cycle"})
-    attention_rows: int = field(default=2, metadata={"doc": "query rows that the attention unit takes in parallel: 1 or 2"})
+    attention_rows: int = field(default=2, metadata={"doc": "query rows that the attention unit takes in parallel: 1, 2 or 4"})
     head_lanes: int = field(default=24, metadata={"doc": "largest head size of the attention unit"})
     window_tokens: int = field(default=64, metadata={"doc": "largest number of tokens in an attention window"})
     queue_depth: int = field(default=4, metadata={"doc": "event vectors queued ahead of the lane array"})
@@ -40,6 +40,10 @@ class MachineConfig:
     rom_words: int = field(default=0, metadata={"doc": "depth of the softmax ROM"})
     descriptors: int = field(default=0, metadata={"doc": "depth of the program memory, descriptors"})
     bus_bytes: int = field(default=8, metadata={"doc": "bytes of an AXI4-Stream beat on the input side: 4 or 8"})
+    memory_bits: int = field(default=0, metadata={"doc": "AXI4 data width to external memory, 64 to 512; 0: all on chip"})
+    memory_burst: int = field(default=16, metadata={"doc": "beats of the longest AXI4 burst, at most 4 KiB"})
+    memory_outstanding: int = field(default=8, metadata={"doc": "AXI4 bursts under way in each direction"})
+    transfers: int = field(default=0, metadata={"doc": "depth of each transfer program memory, transfers"})
 
     def __post_init__(self) -> None:
         def need(good: bool, message: str) -> None:
@@ -52,7 +56,7 @@ class MachineConfig:
         need(0 <= self.planes <= 4, f"planes must be 0 (auto) to 4, not {self.planes}")
         need(_power_of_two(self.fire_lanes) and self.fire_lanes <= self.lanes,
              f"fire_lanes must be a power of two up to lanes ({self.lanes}), not {self.fire_lanes}")
-        need(self.attention_rows in (1, 2), f"attention_rows must be 1 or 2, not {self.attention_rows}")
+        need(self.attention_rows in (1, 2, 4), f"attention_rows must be 1, 2 or 4, not {self.attention_rows}")
         need(0 <= self.head_lanes <= 128, f"head_lanes must be 0 (auto) to 128, not {self.head_lanes}")
         need(self.window_tokens == 0 or 4 <= self.window_tokens <= 256,
              f"window_tokens must be 0 (auto) or 4 to 256, not {self.window_tokens}")
@@ -63,7 +67,12 @@ class MachineConfig:
         need(self.weights in ("loadable", "initialised"),
              f"weights must be 'loadable' or 'initialised', not {self.weights!r}")
         need(self.bus_bytes in (4, 8), f"bus_bytes must be 4 or 8, not {self.bus_bytes}")
-        for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors"):
+        need(self.memory_bits == 0 or _power_of_two(self.memory_bits) and 64 <= self.memory_bits <= 512,
+             f"memory_bits must be 0 (none), 64, 128, 256 or 512, not {self.memory_bits}")
+        need(_power_of_two(self.memory_burst) and self.memory_burst <= 256 and self.memory_burst * self.memory_bits <= 8 * 4096,
+             f"memory_burst must be a power of two up to 256 beats and 4 KiB, not {self.memory_burst} of {self.memory_bits} bits")
+        need(1 <= self.memory_outstanding <= 64, f"memory_outstanding must be 1 to 64, not {self.memory_outstanding}")
+        for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors", "transfers"):
             need(0 <= getattr(self, name) <= 1 << 20, f"{name} must be 0 (auto) to 2^20, not {getattr(self, name)}")
 
     @property

@@ -35,6 +35,17 @@ class After(enum.IntEnum):
     """no neuron: the sums, to the result stream"""
 
 
+class Memory(enum.IntEnum):
+    """On-chip memories that transfers reach."""
+
+    WEIGHTS = 0
+    PARAMS = 1
+    BRANCHES = 2
+    ROM = 3
+    SPIKES = 4
+    STREAM = 5
+
+
 HEADER = {
     "kind": (4, "Kind"),
     "layer": (12, "index of the layer in the network, for traces and counters"),
@@ -93,6 +104,19 @@ GEMM = {
     "count": (9, "output channels of this tile (logits)"),
     "final": (1, "last tile of the logits"),
 }
+
+TRANSFER_BITS = 128
+TRANSFER = {
+    "kind": (2, "0: end of an image's transfers; 1: a transfer"),
+    "memory": (3, "Memory"),
+    "local": (ADDRESS_BITS, "first word in the on-chip memory"),
+    "words": (20, "words, less one"),
+    "address": (32, "external address of the first beat, in beats of the memory bus behind MEMORY_BASE"),
+    "steps": (16, "starts when this many descriptors of the image's program are done"),
+    "writes": (16, "reads only: starts when this many writes of the image are in external memory"),
+    "reserved": (19, "0"),
+}
+"""A transfer between external and on-chip memory: an entry of the read or of the write program."""
 
 Fields = dict[str, tuple[int, str]]
 
