@@ -8,7 +8,7 @@ from hwgen.config import machine_config
 from hwgen.emit import Build, emit
 from hwgen.program import CompileError, demands
 from hwgen.schedule import layer_table
-from hwgen.top import memory_shapes
+from hwgen.shapes import memory_shapes
 from model import config as configuration
 from model.config import ConfigError
 from quantize import network as network_file

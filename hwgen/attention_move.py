@@ -45,16 +45,16 @@ class WindowWalk:
         self._ix, self._iy, self._wx, self._wy = (Signal(8, name=f"walk_{n}") for n in ("ix", "iy", "wx", "wy"))
         self.offset = self._row + self._column
         self.last = (self._ix == desc.window_last) & (self._iy == desc.window_last)
-        self.last_window = (self._wx == desc.windows_last) & (self._wy == desc.windows_last)
+        self.last_window = (self._wx == desc.windows_last) & (self._wy == desc.window_rows_last)
         at_right, at_bottom = self._x == desc.side_last, self._y == desc.side_last
         self._right = (Mux(at_right, 0, self._column + fields.token), Mux(at_right, 0, self._x + 1))
         self._below = (Mux(at_bottom, fields.base, self._row + fields.row), Mux(at_bottom, 0, self._y + 1))
 
     def start(self) -> None:
         """To the first token of the first window."""
-        f, shift = self._fields, self._desc.shift
+        f, shift, shift_y = self._fields, self._desc.shift, self._desc.shift_y
         self._m.d.sync += [
-            self._row.eq(f.origin_y), self._origin_row.eq(f.origin_y), self._y.eq(shift), self._origin_y.eq(shift),
+            self._row.eq(f.origin_y), self._origin_row.eq(f.origin_y), self._y.eq(shift_y), self._origin_y.eq(shift_y),
             self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x), self._x.eq(shift),
             self._origin_x.eq(shift),
             self._ix.eq(0), self._iy.eq(0), self._wx.eq(0), self._wy.eq(0)]

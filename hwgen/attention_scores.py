@@ -136,7 +136,7 @@ class ScoreRows(wiring.Component):
         fill, following, job_rom, head = Signal(range(count + 2)), _Row("next"), Signal(ADDRESS_BITS), Signal(8)
         x, y, window_x, window_y, used_up = Signal(4), Signal(4), Signal(8), Signal(8), Signal()
         m.d.comb += [following.up.eq(y < desc.split), following.left.eq(x < desc.split),
-                     following.edge_y.eq(window_y == desc.windows_last),
+                     following.edge_y.eq(window_y == desc.edge_row),
                      following.edge_x.eq(window_x == desc.windows_last)]
         with m.If(self.start):
             m.d.sync += [fill.eq(0), following.rom.eq(desc.rom_start), following.lfsr.eq(self.mask_state),

@@ -95,6 +95,8 @@ class FireUnit(wiring.Component):
         for stage in range(1, 2 * b + 6):
             signal = Signal(control, name=f"ctl{stage}")
             m.d.sync += signal.eq(ctl[-1])
+            if stage == 2:  # logits have left: what is behind them belongs to the next descriptor
+                m.d.sync += signal.valid.eq(ctl[-1].valid & (d.after != After.LOGITS))
             ctl.append(signal)
 
         parameters = self.neuron_read.data
@@ -215,7 +217,7 @@ class FireUnit(wiring.Component):
             m.d.sync += [ready[lane].eq(ready[lane] >> b) for lane in range(cfg.lanes)]
             with m.If((left == 1) & final):
                 m.d.comb += self.done.eq(1)
-        with m.If(ctl.valid & (d.after != After.LOGITS)):
+        with m.If(ctl.valid):
             m.d.sync += collect.eq(merged)
             with m.If(ctl.last):
                 m.d.sync += [ready.eq(merged), left.eq(d.out_words + 1), address.eq(token), final.eq(ctl.final),

@@ -62,7 +62,8 @@ class Loader(wiring.Component):
     **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
     packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
     (`lanes` channels) of token `t` becomes `groups` spike words at `base + t*token_words + g*words + w`, whose lane `l`
-    holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. `done` pulses in the cycle after
+    holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. With `more` the packet is
+    not at its end: the next `start` goes on in it. `done` pulses in the cycle after
     the last write; `image_cycles` is exact for a stream that is always valid. A packet that ends early: STREAM_SHORT;
     without TLAST on the image's last beat: STREAM_LONG; `done` then does not come. Until `start`, images wait (tready
     low).
@@ -186,9 +187,9 @@ class Loader(wiring.Component):
                         m.d.sync += [beats_left.eq(beats_of_token), tokens_left.eq(tokens_left - 1),
                                      token_base.eq(token_base + self.desc.token_words),
                                      word_address.eq(token_base + self.desc.token_words)]
-                    with m.If(image_end & self.s_axis_tlast):
+                    with m.If(image_end & (self.s_axis_tlast ^ self.desc.more)):
                         m.d.sync += state.eq(_State.FINISH)
-                    with m.Elif(image_end):
+                    with m.Elif(image_end & ~self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_LONG)
                     with m.Elif(self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
