@@ -104,3 +104,24 @@ def bursts(address: int, count: int, longest: int) -> Iterator[tuple[int, int]]:
         size = min(count, longest - address % longest)
         yield address, size
         address, count = address + size, count - size
+
+
+def transfer_cycles(words: int, width: int, bus: int, *, latency: int, burst: int, outstanding: int, address: int = 0) -> int:
+    """Cycles of a read transfer that runs alone: from the cycle in which its steps are reached (counted) to the one in
+    which `reads` counts it (not counted).
+
+    Exact for a memory (sim.axi_memory) of `latency` and bandwidth 1 that never stalls, and a port that is always granted;
+    `burst`, `outstanding`: `memory_burst` and `memory_outstanding`; `address`: first beat. With enough bursts under way,
+    (outstanding - 1) * burst > latency, and an aligned address it is latency + max(beats, words) + 2.
+    """
+    form = packing(width, bus)
+    pace = form.words_per_beat  # cycles that a beat keeps the on-chip side busy
+    issued, taken = 0, 1 - pace
+    last: list[int] = []
+    for index, (_, size) in enumerate(bursts(address, beats(words, width, bus), burst)):
+        issued = issued + 1 if index else 0
+        if index >= outstanding:
+            issued = max(issued, last[index - outstanding] + 1)
+        taken = max(issued + 1 + latency, taken + pace) + (size - 1) * pace
+        last.append(taken)
+    return taken + (words - 1) % pace + 1 + 1
