@@ -18,6 +18,8 @@ from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
 from model.masking import LEAP, WIDTH
 from quantize.formats import GAIN_BITS, LOGIT_BITS, PIXEL_BITS, STREAM_BITS, THRESHOLD_BITS
 
+LOGIT_STAGE = 2
+"""Stage whose values are logits."""
 PLANES_MAX = 12
 """Most bit planes of a requantised residual (`stream_bits`)."""
 
@@ -102,7 +104,7 @@ class FireUnit(wiring.Component):
         for stage in range(1, 2 * b + 7):
             signal = Signal(control, name=f"ctl{stage}")
             m.d.sync += signal.eq(ctl[-1])
-            if stage == 2:  # logits have left: what is behind them belongs to the next descriptor
+            if stage == LOGIT_STAGE + 1:  # logits have left: what is behind them belongs to the next descriptor
                 m.d.sync += signal.valid.eq(ctl[-1].valid & (d.after != After.LOGITS))
             ctl.append(signal)
 
@@ -123,7 +125,7 @@ class FireUnit(wiring.Component):
         v_bits = max(cfg.acc_bits, OFFSET_BITS) + 1
         sums = [group_sums[lane] + parameters[lane].offset for lane in range(lanes)]
         v = [_registered(m, value, signed(v_bits), "v2", lane) for lane, value in enumerate(sums)]
-        m.d.comb += [self.logits.valid.eq(ctl[2].valid & logits), self.logits.last.eq(ctl[2].last),
+        m.d.comb += [self.logits.valid.eq(ctl[LOGIT_STAGE].valid & logits), self.logits.last.eq(ctl[LOGIT_STAGE].last),
                      self.logits.data.eq(Cat(_extended(value, LOGIT_BITS) for value in v))]
         threshold = [_registered(m, parameters[lane].threshold, THRESHOLD_BITS, "t2", lane) for lane in range(lanes)]
         counts, _ = self._phases(m, v, threshold, "n")
@@ -164,7 +166,7 @@ class FireUnit(wiring.Component):
             second = Mux(drop[2 * b + 5][lane], 0, counts2[lane])
             leaving.append(_registered(m, Mux(norm, second, passing[lane]), PLANES_MAX, "leave", lane))
         self._pack(m, ctl[2 * b + 6], leaving)
-        with m.If(ctl[2].valid & ctl[2].final & logits):
+        with m.If(ctl[LOGIT_STAGE].valid & ctl[LOGIT_STAGE].final & logits):
             m.d.comb += self.done.eq(1)
         return m
 

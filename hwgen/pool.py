@@ -36,24 +36,19 @@ class Pool:
         Of all gaps the one that is free soonest, among equals the lowest; `end` "low" or "high": only that end of the
         memory will do. `steps` and `writes` of what is returned say when it is free.
         """
-        best: Space | None = None
-        places = {0, self.depth - size} | {space.end for space in self._spaces} | {space.base - size for space in self._spaces}
-        if end:
-            places = {0 if end == "low" else self.depth - size}
-        for base in sorted(places):
-            if base < 0 or base + size > self.depth:
-                continue
-            met = [space for space in self._spaces if space.base < base + size and base < space.end]
-            if any(space.held for space in met):
-                continue
-            found = Space(base, size, max((space.steps for space in met), default=0),
-                          max((space.writes for space in met), default=0))
-            if best is None or (found.steps, found.writes) < (best.steps, best.writes):
-                best = found
-        if best is not None:
-            self._cut(best)
-            self.peak = max(self.peak, best.end)
-        return best
+        for space in self._options(size, end):
+            return self._hold(space)
+        return None
+
+    def take_both(self, first: int, second: int) -> tuple[Space, Space] | None:
+        """Two spaces at once, or None where only one of them, or none, finds room."""
+        for space in self._options(first):
+            held = self._hold(space)
+            beside = self.take(second)
+            if beside is not None:
+                return held, beside
+            self.give(held, held.steps, held.writes)
+        return None
 
     def must(self, size: int, what: str) -> Space:
         """`take`, or a CompileError that names the knob to raise."""
@@ -66,6 +61,26 @@ class Pool:
     def give(self, space: Space, steps: int, writes: int = 0) -> None:
         """`space` is free once so many steps and writes are done."""
         space.held, space.steps, space.writes = False, steps, writes
+
+    def _options(self, size: int, end: str = "") -> list[Space]:
+        """Places where nothing is held, those that are free soonest first."""
+        places = {0, self.depth - size} | {space.end for space in self._spaces} | {space.base - size for space in self._spaces}
+        if end:
+            places = {0 if end == "low" else self.depth - size}
+        found = []
+        for base in places:
+            if base < 0 or base + size > self.depth:
+                continue
+            met = [space for space in self._spaces if space.base < base + size and base < space.end]
+            if not any(space.held for space in met):
+                found.append(Space(base, size, max((space.steps for space in met), default=0),
+                                   max((space.writes for space in met), default=0)))
+        return sorted(found, key=lambda space: (space.steps, space.writes, space.base))
+
+    def _hold(self, space: Space) -> Space:
+        self._cut(space)
+        self.peak = max(self.peak, space.end)
+        return space
 
     def _cut(self, new: Space) -> None:
         """Forget what `new` takes of the free spaces."""

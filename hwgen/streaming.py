@@ -83,6 +83,7 @@ class Job:
     first: bool
     last: bool
     inputs: Space | None = None
+    output: Space | None = None
     residual: Space | None = None
     reads: int = 0
     prepared: bool = False
@@ -245,22 +246,37 @@ class StreamingCompiler(Compiler):
             return False
         if not self._reserve_output(job):
             return False
-        if tensor is not None:
-            job.inputs = self.pools[Memory.SPIKES].take(len(tokens) * tensor.words)
-            if job.inputs is None:
-                return False
         if residual is not None:
             job.residual = self.pools[Memory.STREAM].take(len(tokens) * residual.words)
             if job.residual is None:
-                if job.inputs is not None:
-                    self.pools[Memory.SPIKES].give(job.inputs, job.inputs.steps, job.inputs.writes)
-                job.inputs = None
                 return False
+        if not self._make_room(job):
+            if job.residual is not None:
+                self.pools[Memory.STREAM].give(job.residual, job.residual.steps, job.residual.writes)
+            job.residual = None
+            return False
+        if residual is not None and job.residual is not None:
             self._bring(job, residual, job.residual)
         if tensor is not None and job.inputs is not None:
             self._bring(job, tensor, job.inputs)
         job.prepared = True
         return True
+
+    def _make_room(self, job: Job) -> bool:
+        """Room for the chunk's input and for its output, where they do not stay on chip: both or none."""
+        name, target, pool = self.source[job.layer.name], self.buffers.get(job.layer.name), self.pools[Memory.SPIKES]
+        need_in = len(self._tokens(job)) * self.buffers[name].token_words
+        need_out = len(self._tokens(job, output=True)) * target.token_words if target else 0
+        takes_in = name == "image" or name in self.tensors
+        takes_out = target is not None and not self._cut(job).resident_out
+        if takes_in and takes_out:
+            both = pool.take_both(need_in, need_out)
+            job.inputs, job.output = both if both else (None, None)
+        elif takes_in:
+            job.inputs = pool.take(need_in)
+        elif takes_out:
+            job.output = pool.take(need_out)
+        return (job.inputs is not None or not takes_in) and (job.output is not None or not takes_out)
 
     def _reserve_output(self, job: Job) -> bool:
         """Room for a whole output tensor that stays on chip: at the end of the scratchpad where its input is not."""
@@ -299,8 +315,8 @@ class StreamingCompiler(Compiler):
                 space = self.spaces[layer.name]
                 base = space.base + int(tokens[0]) * target.token_words
             else:
-                space = self.pools[Memory.SPIKES].must(len(tokens) * target.token_words, f"a chunk of {layer.name}'s output")
-                base = space.base
+                assert job.output is not None
+                space, base = job.output, job.output.base
             outputs = Part(layer.name, base, tokens)
         tiles = 1 if isinstance(layer, Attention) else len(self._out_map(layer))
         if isinstance(layer, Gemm):
@@ -320,7 +336,7 @@ class StreamingCompiler(Compiler):
         name, tokens = self.source[job.layer.name], self._tokens(job)
         buffer = self.buffers[name]
         if name == "image":
-            job.inputs = self.pools[Memory.SPIKES].must(len(tokens) * buffer.token_words, "a chunk of the image")
+            assert job.inputs is not None
             part = Part(name, job.inputs.base, tokens)
             step = self._image(buffer, part, more=not job.last)
             step.writes = job.inputs.writes
