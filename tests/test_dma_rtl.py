@@ -8,6 +8,7 @@ import pytest
 from hwgen.config import MachineConfig
 from hwgen.descriptors import Memory
 from hwgen.dma import Dma
+from hwgen.multipliers import multipliers
 from sim.axi_memory import OUTPUTS, AxiError, AxiMemory, Timing
 from sim.runner import Results, run_bench
 from sim.tb.dma_cases import dma_verilog
@@ -63,6 +64,13 @@ def test_bench_can_fail(mutate: str, testcase: str, message: str) -> None:
     results = bench("narrow", testcase=testcase, mutate=mutate)
     assert (results.passed, results.failed) == (0, 1), results.summary()
     assert re.search(message, results.tests[0].message), results.summary()
+
+
+@pytest.mark.parametrize("name", ["narrow", "wide"])
+def test_no_multiplier(name: str) -> None:
+    """Words to beats without one, also where a word has 3 beats or 100 bits."""
+    pytest.importorskip("pyverilog", reason="pyverilog is missing: pip install -e .[test]")
+    assert multipliers(dma_verilog(name)) == []
 
 
 SHAPES = {Memory.SPIKES: (24, 16)}
