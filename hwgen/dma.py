@@ -26,8 +26,10 @@ class Dma(wiring.Component):
       start            in, pulse, only while `idle` and without `stop`: an image begins; both programs at entry 0, `reads`
                        and `writes` 0 from the next cycle on. `base` [32] (4 KiB units) is stable until `idle`.
       stop             in, pulse: both programs are forgotten. From the next cycle on nothing is written on chip; bursts
-                       under way end as AXI4 asks, their data dropped, their W beats 0.
-      idle             out: both programs ended or forgotten, and nothing under way. Low from the cycle after `start`.
+                       under way end as AXI4 asks, their data dropped, their W beats 0. `reads` and `writes` then mean
+                       nothing until `start`.
+      idle             out: both programs ended or forgotten, and nothing under way. Low from the cycle after `start`,
+                       and for at least one cycle after `stop`.
       steps            in [16]: descriptors of the image's program that are done.
       reads, writes    out [16]: reads whose last word is in its memory (a unit that starts now sees it); writes whose last
                        B has come.
@@ -38,8 +40,10 @@ class Dma(wiring.Component):
       <memory>_read    read port of a shared memory: read in a cycle with `en` and `<memory>_read_grant`, data taken in
                        the next cycle.
 
-    Rates: one beat a cycle for words of a beat and more, else one word a cycle; `hwgen.external.transfer_cycles` says
-    what a read takes. ValueError: no memory bus, no transfers, no memories, a word or memory without size.
+    Rates: one beat a cycle for words of a beat and more, else one word a cycle, and one cycle more from a read to the next;
+    `hwgen.external.transfer_cycles` says what a read takes.
+
+    ValueError: no memory bus, no transfers, no shared memory, a word or memory without size.
     """
 
     def __init__(self, m: MachineConfig, shapes: Shapes) -> None:
@@ -48,7 +52,7 @@ class Dma(wiring.Component):
         if m.transfers < 1:
             raise ValueError(f"[machine] transfers is {m.transfers}: a transfer program needs at least 1 entry, its end")
         if not any(memory in shapes for memory in SHARED):
-            raise ValueError(f"the DMA reads and writes {' and '.join(memory.name for memory in SHARED)}: name one of them at least")
+            raise ValueError(f"the DMA needs SPIKES or STREAM to write from, not only {[memory.name for memory in shapes]}")
         for memory, (width, depth) in shapes.items():
             if width < 1 or depth < 1:
                 raise ValueError(f"memory {memory.name} has {depth} words of {width} bits: both must be at least 1")

@@ -112,7 +112,8 @@ def transfer_cycles(words: int, width: int, bus: int, *, latency: int, burst: in
 
     Exact for a memory (sim.axi_memory) of `latency` and bandwidth 1 that never stalls, and a port that is always granted;
     `burst`, `outstanding`: `memory_burst` and `memory_outstanding`; `address`: first beat. With enough bursts under way,
-    (outstanding - 1) * burst > latency, and an aligned address it is latency + max(beats, words) + 2.
+    (outstanding - 1) * burst > latency, and an aligned address it is latency + max(beats, words) + 2: 102
+    and its beats at latency 100.
     """
     form = packing(width, bus)
     pace = form.words_per_beat  # cycles that a beat keeps the on-chip side busy

@@ -157,7 +157,7 @@ class AxiMemory:
         address, beats = out[f"{channel}addr"], out[f"{channel}len"] + 1
         size, name = beats * self.bytes, channel.upper()
         if out[f"{channel}burst"] != INCR or 1 << out[f"{channel}size"] != self.bytes:
-            raise AxiError(f"{name} must be INCR with whole beats, not burst {out[f'{channel}burst']} size {out[f'{channel}size']}")
+            raise AxiError(f"{name} must be INCR (1), whole beats, not {out[f'{channel}burst']} of size {out[f'{channel}size']}")
         if address % self.bytes:
             raise AxiError(f"{name} address {address:#x} is not aligned to {self.bytes} bytes")
         if address // PAGE != (address + size - 1) // PAGE:

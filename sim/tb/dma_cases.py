@@ -93,8 +93,8 @@ class Case:
 
 
 def build(rng: random.Random, name: str, count: int, largest: int = 60, back: float = 0.3) -> Case:
-    """`count` reads and about half as many writes of up to `largest` words. External regions are disjoint, but a share of `back` of the
-    reads brings back what a write has left; these wait for it."""
+    """`count` reads and half as many writes of up to `largest` words. External regions are disjoint, but a share of `back`
+    of the reads brings back what a write has left; these wait for it."""
     m, widths = MACHINES[name]
     bus = m.memory_bits
     sources = [memory for memory in SHARED if memory in widths]
