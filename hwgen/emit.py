@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from amaranth.back import verilog
-
 from hwgen.config import MachineConfig
 from hwgen.files import digest, hex_image, json_text, write_if_changed
 from hwgen.program import compile_network, sized
@@ -18,6 +16,7 @@ from hwgen.registers import LoadTarget
 from hwgen.shapes import memory_shapes
 from hwgen.steps import Images, Program
 from hwgen.top import Accelerator
+from hwgen.verilog import convert
 from model.config import MaskingConfig
 from quantize.layers import Network
 from quantize.network import digest as network_digest
@@ -75,9 +74,7 @@ def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folde
     regenerated = not target_file.exists() or _recorded(folder).get("design_id") != design_id \
         or _recorded(folder).get("verilog_sha256") != digest(target_file.read_bytes())
     if regenerated:
-        text = verilog.convert(Accelerator(machine, int(design_id[:8], 16), program.images), name=TOP, emit_src=False,
-                               strip_internal_attrs=True)
-        write_if_changed(target_file, text)
+        write_if_changed(target_file, convert(Accelerator(machine, int(design_id[:8], 16), program.images), TOP))
     write_if_changed(folder / "filelist.f", f"{TOP}.v\n")
     write_if_changed(folder / MANIFEST, json_text({
         "build_id": build_id, "design_id": design_id, "machine": dataclasses.asdict(machine),

@@ -1,9 +1,13 @@
 """Layouts of the fire unit's parameters, one per channel: the compiler packs them, the hardware unpacks them."""
-from amaranth.hdl import signed
+import numpy as np
+from amaranth.hdl import Shape, signed
 from amaranth.lib import data
+from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
-from quantize.formats import BIAS_BITS, GAIN_BITS, THRESHOLD_BITS
+from quantize.formats import BIAS_BITS, GAIN_BITS, THRESHOLD_BITS, limits
+
+Ints = NDArray[np.int64]
 
 OFFSET_BITS = BIAS_BITS + 1
 """A bias plus half a threshold: the initial potential, where the charge is added."""
@@ -26,19 +30,21 @@ def branch_words(m: MachineConfig) -> data.ArrayLayout:
     return data.ArrayLayout(BRANCH, m.fire_lanes)
 
 
-def _field(value: int, bits: int, is_signed: bool, name: str) -> int:
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
-    if not low <= value <= high:
-        raise ValueError(f"fire parameter {name} is {value}: it does not fit {bits} bits")
-    return value & (1 << bits) - 1
+def pack_channels(layout: data.StructLayout, values: dict[str, Ints]) -> NDArray[np.uint8]:
+    """Bits [N, size], lowest first, of N channels with `values` [N] of each field; ValueError names a field that does not fit."""
+    parts = []
+    for name, field in sorted(layout, key=lambda entry: entry[1].offset):
+        shape = Shape.cast(field.shape)
+        given = np.asarray(values[name], np.int64)
+        low, high = limits(shape.width, shape.signed)
+        wrong = given[(given < low) | (given > high)]
+        if wrong.size:
+            raise ValueError(f"fire parameter {name} is {wrong[0]}: it does not fit {shape.width} bits")
+        parts.append(given[:, None] >> np.arange(shape.width) & 1)
+    return np.concatenate(parts, axis=1).astype(np.uint8)
 
 
 def pack_channel(layout: data.StructLayout, values: dict[str, int]) -> int:
-    """Pack one channel; ValueError names the field that does not fit."""
-    word = 0
-    for name, field in layout:
-        shape = field.shape
-        bits = shape if isinstance(shape, int) else shape.width
-        is_signed = not isinstance(shape, int) and shape.signed
-        word |= _field(int(values[name]), bits, is_signed, name) << field.offset
-    return word
+    """One channel as an integer; ValueError names a field that does not fit."""
+    bits = pack_channels(layout, {name: np.array([value]) for name, value in values.items()})
+    return int.from_bytes(np.packbits(bits[0], bitorder="little").tobytes(), "little")

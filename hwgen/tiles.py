@@ -5,26 +5,20 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
 from hwgen.layout import Buffer
-from hwgen.parameters import BRANCH, NEURON, pack_channel
-from quantize.layers import Gemm
+from hwgen.parameters import BRANCH, NEURON, pack_channels
+from quantize.layers import Gemm, Residual
 
 Ints = NDArray[np.int64]
-
-SILENT_NEURON = {"offset": -1, "threshold": 1, "select": 0}
-SILENT_BRANCH = {"gain": 0, "negate": 0, "offset": -1, "threshold": 1}
-"""Lanes without a channel never fire."""
-
 
 def weight_rows(m: MachineConfig, layer: Gemm, source: Buffer, channels: Ints) -> list[int]:
     """Rows of the tile whose lanes hold output `channels` (-1: none), one for each input lane of `source`, by gathered token."""
     used = channels >= 0
     phases = layer.inputs // source.channels if layer.kind == "merge" else 1
-    rows = np.zeros((phases, source.rows, m.lanes), np.int64)
-    for word, lanes in enumerate(source.channel_map):
-        for lane in np.flatnonzero(lanes >= 0):
-            for phase in range(phases):
-                column = phase * source.channels + int(lanes[lane])
-                rows[phase, word * source.row_step + lane, used] = layer.weight[channels[used], column]
+    word, lane = np.nonzero(source.channel_map >= 0)
+    column = source.channel_map[word, lane] + source.channels * np.arange(phases)[:, None]
+    rows = np.zeros((phases, source.rows, m.lanes), np.int8)
+    tile = layer.weight[channels[used]].astype(np.int8)
+    rows[:, (word * source.row_step + lane)[:, None], np.flatnonzero(used)] = tile.T[column]
     return packed_rows(rows.reshape(-1, m.lanes), m.weight_bits)
 
 
@@ -32,55 +26,55 @@ def fire_parameters(
     m: MachineConfig, layer: Gemm, channels: Ints, groups: int, sites: tuple[str, ...]
 ) -> tuple[list[int], list[int]]:
     """Words of the neuron and of the branch memory for the tile; no branch words for a layer without a residual."""
-    neurons, branches = [], []
-    for group in range(groups):
-        neuron = branch = 0
-        for lane in range(m.fire_lanes):
-            channel = int(channels[group * m.fire_lanes + lane])
-            values = _neuron(layer, channel, sites) if channel >= 0 else SILENT_NEURON
-            neuron |= pack_channel(NEURON, values) << lane * NEURON.size
-            branch |= pack_channel(BRANCH, _branch(layer, channel)) << lane * BRANCH.size
-        neurons.append(neuron)
-        if layer.residual is not None:
-            branches.append(branch)
-    return neurons, branches
+    channels = channels[:groups * m.fire_lanes]
+    neurons = _words(pack_channels(NEURON, _neurons(layer, channels, sites)), m.fire_lanes)
+    if layer.residual is None:
+        return neurons, []
+    return neurons, _words(pack_channels(BRANCH, _branches(layer, layer.residual, channels)), m.fire_lanes)
 
 
-def _neuron(layer: Gemm, channel: int, sites: tuple[str, ...]) -> dict[str, int]:
-    bias = int(layer.bias[channel])
+def _neurons(layer: Gemm, channels: Ints, sites: tuple[str, ...]) -> dict[str, Ints]:
+    bias = layer.bias[channels]
     if layer.threshold is None:
-        return {"offset": bias, "threshold": 1, "select": 0}
-    threshold = int(layer.threshold[channel])
-    return {"offset": bias + (threshold >> 1), "threshold": threshold, "select": _select(layer, channel, sites)}
+        values = {"offset": bias, "threshold": np.ones_like(bias), "select": np.zeros_like(bias)}
+    else:
+        threshold = layer.threshold[channels]
+        values = {"offset": bias + (threshold >> 1), "threshold": threshold, "select": _select(layer, channels, sites)}
+    return _silent(values, channels)
 
 
-def _branch(layer: Gemm, channel: int) -> dict[str, int]:
-    values = dict(SILENT_BRANCH)
-    if channel < 0:
-        return values
-    if layer.residual is not None:
-        values["gain"] = int(layer.residual.gain[channel])
-    if layer.norm is not None:
-        threshold = int(layer.norm.threshold[channel])
-        values |= {
-            "negate": int(layer.norm.negate[channel]),
-            "threshold": threshold,
-            "offset": int(layer.norm.bias[channel]) + (threshold >> 1),
-        }
-    return values
+def _branches(layer: Gemm, residual: Residual, channels: Ints) -> dict[str, Ints]:
+    gain = residual.gain[channels]
+    if layer.norm is None:
+        return _silent({"gain": gain, "negate": 0 * gain, "offset": 0 * gain - 1, "threshold": 0 * gain + 1}, channels)
+    threshold = layer.norm.threshold[channels]
+    return _silent({"gain": gain, "negate": layer.norm.negate[channels],
+                    "offset": layer.norm.bias[channels] + (threshold >> 1), "threshold": threshold}, channels)
 
 
-def _select(layer: Gemm, channel: int, sites: tuple[str, ...]) -> int:
-    """Which ratio of the descriptor masks the channel: 1 for q, 2 for k; 1 for all channels of any other masked layer."""
+def _silent(values: dict[str, Ints], channels: Ints) -> dict[str, Ints]:
+    """`values`, those of lanes without a channel such that they never fire."""
+    never = {"offset": -1, "threshold": 1}
+    return {name: np.where(channels < 0, never.get(name, 0), given) for name, given in values.items()}
+
+
+def _select(layer: Gemm, channels: Ints, sites: tuple[str, ...]) -> Ints:
+    """Which ratio of the descriptor masks a channel: 1 for q, 2 for k; 1 for all channels of any other masked layer."""
     if layer.kind != "qkv":
-        return int(bool(sites))
+        return np.full(len(channels), int(bool(sites)))
     third = layer.outputs // 3
-    return 1 if channel < third and "q" in sites else 2 if third <= channel < 2 * third and "k" in sites else 0
+    q, k = channels < third, (third <= channels) & (channels < 2 * third)
+    return np.where(q, int("q" in sites), np.where(k, 2 * int("k" in sites), 0))
 
 
-def packed_rows(rows: Ints, bits: int) -> list[int]:
-    """Signed rows [rows, lanes] as integers, lane 0 lowest, `bits` a weight."""
-    if bits == 8:
-        return [int.from_bytes(row.astype(np.int8).tobytes(), "little") for row in rows]
-    mask = (1 << bits) - 1
-    return [sum((int(value) & mask) << bits * lane for lane, value in enumerate(row)) for row in rows]
+def _words(bits: NDArray[np.uint8], lanes: int) -> list[int]:
+    """Bits [channels, size] as words of `lanes` channels, the first lowest."""
+    data = np.packbits(bits.reshape(len(bits) // lanes, -1), axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in data]
+
+
+def packed_rows(rows: NDArray[np.int8], bits: int) -> list[int]:
+    """Signed rows [rows, lanes] as integers, lane 0 lowest, `bits` (4 or 8) a weight."""
+    held = rows.view(np.uint8) if bits == 8 else rows[:, ::2].view(np.uint8) & 15 | rows[:, 1::2].view(np.uint8) << 4
+    size, data = held.shape[1], held.tobytes()
+    return [int.from_bytes(data[at:at + size], "little") for at in range(0, len(data), size)]

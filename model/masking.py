@@ -73,17 +73,23 @@ def start_state(seed: int, image: int) -> int:
     return (seed ^ image) & _WORD or 1
 
 
-@lru_cache(maxsize=64)
-def _basis_bytes(row: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Draws [32, rows, columns] of the 32 one-bit start states: every stream is an exclusive or of these."""
-    out = np.empty((WIDTH, rows, columns), np.uint8)
-    state = np.empty((WIDTH, rows), np.uint32)
-    for bit in range(WIDTH):
-        first = jump(1 << bit, LEAP * ROW_DRAWS * row)
-        for r in range(rows):
-            state[bit, r] = first
-            first = _row_jump(first)
-    for column in range(columns):
+TABLE_BYTES = 1 << 20
+"""Largest table of draws that is kept for the next images; longer runs of draws are grown from their corner each time."""
+_SIDE = WIDTH
+"""Rows and columns of a corner: as many as the recurrence looks back."""
+
+
+@lru_cache(maxsize=256)
+def _corner_bytes(row: int) -> NDArray[np.uint8]:
+    """Draws [32, 32 rows, 32 columns] of the 32 one-bit start states: every stream is an exclusive or of these."""
+    bits = np.arange(WIDTH, dtype=np.uint32)
+    next_row = np.array([jump(1 << bit, LEAP * ROW_DRAWS) for bit in range(WIDTH)], np.uint32)
+    state = np.empty((WIDTH, _SIDE), np.uint32)
+    state[:, 0] = [jump(1 << bit, LEAP * ROW_DRAWS * row) for bit in range(WIDTH)]
+    for r in range(1, _SIDE):
+        state[:, r] = np.bitwise_xor.reduce((state[:, r - 1, None] >> bits & 1) * next_row, axis=1)
+    out = np.empty((WIDTH, _SIDE, _SIDE), np.uint8)
+    for column in range(_SIDE):
         for _ in range(LEAP):
             new = state >> np.uint32(31) ^ state >> np.uint32(21) ^ state >> np.uint32(1) ^ state
             state = state << np.uint32(1) | new & np.uint32(1)
@@ -91,38 +97,53 @@ def _basis_bytes(row: int, rows: int, columns: int) -> NDArray[np.uint8]:
     return out
 
 
-@lru_cache(maxsize=1)
-def _row_tables() -> tuple[tuple[int, ...], ...]:
-    """Images of every byte value at each byte place under a jump of one row."""
-    basis = [jump(1 << bit, LEAP * ROW_DRAWS) for bit in range(WIDTH)]
-    tables = []
-    for place in range(4):
-        table = [0] * 256
-        for value in range(256):
-            for bit in range(8):
-                if value >> bit & 1:
-                    table[value] ^= basis[8 * place + bit]
-        tables.append(tuple(table))
-    return tuple(tables)
+def _extend(found: NDArray[np.uint8]) -> None:
+    """Fill found [images, lines, ...] from its first 32 lines on, along axis 1.
+
+    Squaring is linear over GF(2), so a stream that obeys b[k] = sum of b[k - tap] obeys it at every power of two of the
+    distance: draws are 2^3 bits apart, rows 2^15; and m = 2^i lines at once follow from those m * tap before.
+    """
+    lines = found.shape[1]
+    at = WIDTH
+    while at < lines:
+        many = 1 << (at // WIDTH).bit_length() - 1
+        part = found[:, at:at + many]
+        size = part.shape[1]
+        sources = [found[:, at - tap * many:at - tap * many + size] for tap in TAPS]
+        np.bitwise_xor(sources[0], sources[1], out=part)
+        for source in sources[2:]:
+            part ^= source
+        at += many
 
 
-def _row_jump(state: int) -> int:
-    a, b, c, d = _row_tables()
-    return a[state & 255] ^ b[state >> 8 & 255] ^ c[state >> 16 & 255] ^ d[state >> 24]
+def _grown(corner: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    """Draws [N, rows, columns] of the streams whose first 32 rows and columns are `corner`."""
+    out = np.empty((len(corner), max(rows, _SIDE), max(columns, _SIDE)), np.uint8)
+    out[:, :_SIDE, :_SIDE] = corner
+    _extend(out[:, :_SIDE].swapaxes(1, 2))
+    _extend(out)
+    return out[:, :rows, :columns]
+
+
+@lru_cache(maxsize=64)
+def _basis_bytes(row: int, rows: int, columns: int) -> NDArray[np.uint8]:
+    """Draws [32, rows, columns] of the 32 one-bit start states: kept where it is small, at most 64 * TABLE_BYTES in all."""
+    return np.ascontiguousarray(_grown(_corner_bytes(row), rows, columns))
 
 
 def draws(seed: int, images: NDArray[np.int64], row: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Draws uint8 [len(images), rows, columns] of rows `row` .. `row + rows - 1`."""
+    """Draws uint8 [len(images), rows, columns] of rows `row` .. `row + rows - 1`; ValueError beyond a row's 4096 draws."""
     if columns > ROW_DRAWS:
         raise ValueError(f"a mask row has {ROW_DRAWS} draws, not {columns}: raise ROW_DRAWS")
-    basis = _basis_bytes(row, rows, columns)
-    out = np.zeros((len(images), rows, columns), np.uint8)
+    small = WIDTH * rows * columns <= TABLE_BYTES
+    basis = _basis_bytes(row, rows, columns) if small else _corner_bytes(row)
+    out = np.zeros((len(images), *basis.shape[1:]), np.uint8)
     for index, image in enumerate(images):
         state = start_state(seed, int(image))
         for bit in range(WIDTH):
             if state >> bit & 1:
                 out[index] ^= basis[bit]
-    return out
+    return out if small else _grown(out, rows, columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from quantize.formats import SCORE_SHIFT
 from quantize.layers import Attention
-from sim.golden.fire import Counts, fire
+from sim.golden.fire import Exact, fire
+from sim.golden.gemm import exact_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +40,69 @@ def geometry(layer: Attention) -> Geometry:
     return Geometry(token, allowed, dy * (2 * window - 1) + dx)
 
 
-def heads_of(counts: Counts, layer: Attention, where: Geometry) -> tuple[Counts, Counts, Counts]:
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """The ROMs of one attention layer by (window, head, query, key): `place` [windows or 1, heads, n, n] + score is an index.
+
+    `num`, `den` [entries]: the ROMs in a row, and zeros where `place` puts the pairs that the window mask forbids.
+    """
+
+    place: Exact
+    num: Exact
+    den: Exact
+
+    @classmethod
+    def of(cls, layer: Attention, where: Geometry, levels: int) -> "Softmax":
+        """Tables of `layer`, in float32 where that holds every sum and every place."""
+        n, positions = layer.window**2, layer.rom_num.shape[1]
+        # The sums: num * v, to which half of the denominator is added.
+        bound = n * (levels + 1) * int(max(layer.rom_num.max(), layer.rom_den.max()))
+        kind = exact_type(max(bound, layer.rom_num.size + levels))
+        head = np.arange(layer.heads)[:, None, None] * positions
+        place = np.broadcast_to((head + where.relative) * (levels + 1), (len(where.allowed), layer.heads, n, n))
+        if where.allowed.all():
+            place = place[:1]
+        else:
+            place = np.where(where.allowed[:, None], place, layer.rom_num.size)
+        none: Exact = np.zeros(levels + 1, kind)
+        return cls(place.astype(kind), np.append(layer.rom_num.astype(kind), none), np.append(layer.rom_den.astype(kind), none))
+
+
+def heads_of(counts: Exact, layer: Attention, where: Geometry) -> tuple[Exact, Exact, Exact]:
     """q, k, v, each [B, windows, heads, n, d], of the counts [B, T, 3C] of qkv."""
     images = len(counts)
-    gathered = counts[:, where.token]
+    gathered = counts.take(where.token.reshape(-1), axis=1)
     shape = (images, layer.windows, layer.window**2, 3, layer.heads, layer.head_size)
     q, k, v = gathered.reshape(shape).transpose(3, 0, 1, 4, 2, 5)
     return q, k, v
 
 
-def scores(q: Counts, k: Counts, layer: Attention, levels: int) -> Counts:
-    """Score counts a [B, windows, heads, n, n] (query, key), before any spike mask."""
-    # Float32 sums are exact below 2^24.
-    assert layer.head_size * levels * levels < 1 << 24
-    dot = q.astype(np.float32) @ k.astype(np.float32).swapaxes(-1, -2)
-    charge = (dot.astype(np.int64) << SCORE_SHIFT) + (layer.score_threshold >> 1)
-    return fire(charge, layer.score_threshold, levels)
+def scores(q: Exact, k: Exact, layer: Attention, levels: int) -> Exact:
+    """Score counts a [B, windows, heads, n, n] (query, key), before any spike mask; float32, of integers int32."""
+    kind = exact_type(layer.head_size * levels * levels << SCORE_SHIFT)
+    charge: Exact = q.astype(kind, copy=False) @ k.astype(kind, copy=False).swapaxes(-1, -2)
+    charge *= 1 << SCORE_SHIFT
+    charge += layer.score_threshold >> 1
+    a = fire(charge, layer.score_threshold, levels)
+    return a if q.dtype.kind == "f" else a.astype(np.int32)
 
 
-def weighted(a: Counts, v: Counts, layer: Attention, where: Geometry, levels: int) -> Counts:
-    """Counts [B, T, C]: the ROM softmax of scores `a` over `v`, each row's threshold being its own denominator."""
+def weighted(a: Exact, v: Exact, layer: Attention, where: Geometry, levels: int, rom: Softmax | None = None) -> Exact:
+    """Counts [B, T, C]: the ROM softmax of scores `a` over `v`, each row's threshold being its own denominator.
+
+    `rom`: `Softmax.of(layer, where, levels)`, made once for many calls. Floats are overwritten; of integers int32.
+    """
+    rom = rom or Softmax.of(layer, where, levels)
     images, windows, heads, n, d = v.shape
-    # Float64 sums of 16-bit ROM values are exact below 2^53.
-    assert n * levels * 2**16 < 1 << 53
-    head = np.arange(heads)[:, None, None]
-    seen = where.allowed[None, :, None]
-    num = np.where(seen, layer.rom_num[head, where.relative, a], 0)
-    den = np.where(seen, layer.rom_den[head, where.relative, a], 0).sum(axis=-1)[..., None]
-    charge = (num.astype(np.float64) @ v.astype(np.float64)).astype(np.int64)
-    out = fire(charge + (den >> 1), den, levels)
-    result = np.empty((images, windows * n, heads * d), np.int32)
+    kind = rom.num.dtype
+    index = (a + rom.place).astype(np.intp)
+    # `clip` checks no bounds: every index is within the ROM by construction.
+    num, den = rom.num.take(index, mode="clip"), rom.den.take(index, mode="clip")
+    charge = num @ v.astype(kind, copy=False)
+    # One product gives every row's denominator for each of its channels.
+    threshold = (den.reshape(-1, n) @ np.ones((n, d), kind)).reshape(charge.shape)
+    charge += np.floor(threshold * 0.5)
+    out = fire(charge, threshold, levels)
+    result = np.empty((images, windows * n, heads * d), v.dtype if v.dtype.kind == "f" else np.int32)
     result[:, where.token] = out.transpose(0, 1, 3, 2, 4).reshape(images, windows, n, heads * d)
     return result

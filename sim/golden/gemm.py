@@ -1,31 +1,43 @@
 """Spike GEMM of the golden model (docs/semantics.md, section 3.1), and how each layer kind gathers its input."""
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantize.layers import Ints
+from sim.golden.fire import EXACT32, Counts, Exact
 
-Counts = NDArray[np.int32]
 PHASES = ((0, 0), (1, 0), (0, 1), (1, 1))
 """(row, column) of a merge's four tokens, in the order of its input channels."""
 
 
-def accumulate(weight: Ints, values: Counts) -> Ints:
-    """acc int64 [..., out] of weight [out, in] and values [..., in].
+def exact_type(bound: int) -> type:
+    """The fastest type whose sums are exact while no partial one exceeds `bound`."""
+    return np.float32 if bound < EXACT32 else np.float64 if bound < 1 << 53 else np.int64
 
-    Float arithmetic does it where every partial sum is an exact integer of it, for speed; else int64.
-    """
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A weight matrix [in, out], ready for exact sums over values up to the one it was made for."""
+
+    matrix: Exact
+
+    @classmethod
+    def of(cls, weight: Ints, largest: int) -> "Weights":
+        """Of weight [out, in], for values of at most `largest` in absolute value."""
+        bound = int(np.abs(weight).sum(axis=1).max()) * largest
+        return cls(np.ascontiguousarray(weight.T, exact_type(bound)))
+
+    def sums(self, values: Exact) -> Exact:
+        """acc [..., out] of values [..., in], in the type of the matrix."""
+        rows = values.reshape(-1, values.shape[-1]).astype(self.matrix.dtype, copy=False)
+        return (rows @ self.matrix).reshape(*values.shape[:-1], self.matrix.shape[1])
+
+
+def accumulate(weight: Ints, values: Exact) -> Ints:
+    """acc int64 [..., out] of weight [out, in] and values [..., in]."""
     largest = max(-int(values.min()), int(values.max()), 0) if values.size else 0
-    bound = int(np.abs(weight).sum(axis=1).max()) * largest
-    if bound < 1 << 24:
-        dtype: type = np.float32
-    elif bound < 1 << 53:
-        dtype = np.float64
-    else:
-        dtype = np.int64
-    rows: NDArray[Any] = values.reshape(-1, values.shape[-1]).astype(dtype)
-    return (rows @ weight.T.astype(dtype)).astype(np.int64).reshape(*values.shape[:-1], len(weight))
+    return Weights.of(weight, largest).sums(values).astype(np.int64)
 
 
 def patches(images: NDArray[np.uint8], patch: int) -> Counts:
@@ -36,7 +48,7 @@ def patches(images: NDArray[np.uint8], patch: int) -> Counts:
     return blocks.reshape(count, side * side, patch * patch * channels).astype(np.int32)
 
 
-def merged(planes: Counts, side: int) -> Counts:
+def merged(planes: Exact, side: int) -> Exact:
     """The four phases of every 2x2 tokens, [B, T/4, 4C], of planes [B, T, C]."""
     count, _, channels = planes.shape
     grid = planes.reshape(count, side, side, channels)
@@ -44,6 +56,6 @@ def merged(planes: Counts, side: int) -> Counts:
     return np.concatenate(picked, axis=3).reshape(count, side * side // 4, 4 * channels)
 
 
-def pooled(planes: Counts) -> Counts:
-    """The sum over all tokens, [B, 1, C]."""
-    return planes.sum(axis=1, keepdims=True, dtype=np.int32)
+def pooled(planes: Exact) -> Exact:
+    """The sum over all tokens, [B, 1, C]; of floats in float64."""
+    return planes.sum(axis=1, keepdims=True, dtype=np.float64 if planes.dtype.kind == "f" else np.int32)

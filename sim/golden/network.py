@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 from model.config import ModelConfig
 from model.masking import MaskRows, SpikeMask, mask_rows
 from quantize.layers import Attention, Gemm, Network
-from sim.golden.attention import Geometry, geometry, heads_of, scores, weighted
-from sim.golden.fire import Counts, fire_biased, norm_fire, requantise, residual
-from sim.golden.gemm import accumulate, merged, patches, pooled
+from sim.golden.attention import Geometry, Softmax, geometry, heads_of, scores, weighted
+from sim.golden.fire import Counts, Exact, fire_biased, norm_fire, requantise, residual
+from sim.golden.gemm import Weights, merged, patches, pooled
 
 CHUNK_VALUES = 1 << 20
 """Values of the widest tensor that one chunk of images may hold: bounds the memory of a run."""
+
+KEPT_BYTES = (1 << 25) - (1 << 16)
+"""Just below the largest block that counts for glibc's rule (mallopt(3), M_MMAP_THRESHOLD)."""
 
 
 @dataclass(slots=True)
@@ -82,45 +85,57 @@ def _joined(parts: list[Trace]) -> Trace:
 
 
 class _Walk:
-    """One network with its index tables and mask rows, ready to run chunks of images."""
+    """One network with its index tables, ready matrices and mask rows, ready to run chunks of images.
+
+    Values between layers are integers in float32 (`sim.golden.fire`): one BLAS call makes a layer's sums, and the neurons
+    work in place.
+    """
 
     def __init__(self, network: Network, mask: SpikeMask | None) -> None:
+        # glibc returns freed memory to the system only beyond twice the largest block ever mapped and freed: after this one,
+        # chunks reuse each other's memory, and half of the time no longer goes into page faults.
+        np.empty(KEPT_BYTES, np.uint8)
         self.network = network
         self.levels = network.model.levels
         self.mask = mask if mask is not None and any(mask.ratios.values()) else None
         self.rows: dict[str, MaskRows] = mask_rows(network.model) if self.mask else {}
-        self.where: dict[str, Geometry] = {
-            layer.name: geometry(layer) for layer in network.layers if isinstance(layer, Attention)}
+        self.where: dict[str, Geometry] = {}
+        self.rom: dict[str, Softmax] = {}
+        self.weights: dict[str, Weights] = {}
         widest = 1
         for layer in network.layers:
             if isinstance(layer, Attention):
+                where = self.where[layer.name] = geometry(layer)
+                self.rom[layer.name] = Softmax.of(layer, where, self.levels)
                 widest = max(widest, layer.tokens * layer.heads * layer.window**2)
             else:
+                largest = 1 << layer.in_bits - 1 if layer.in_signed else (1 << layer.in_bits) - 1
+                self.weights[layer.name] = Weights.of(layer.weight, largest)
                 widest = max(widest, layer.tokens * max(layer.inputs, layer.outputs))
         self.chunk = max(1, CHUNK_VALUES // widest)
 
-    def masked(self, site: str, counts: Counts, row: int, numbers: NDArray[np.int64], first: int = 0) -> Counts | None:
+    def masked(self, site: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
         """Counts [B, rows, columns] with the masked ones at 0; None where the site masks nothing."""
         if self.mask is None:
             return None
         kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first)
-        return None if kept is None else np.where(kept, counts, 0).astype(np.int32)
+        return None if kept is None else counts * kept
 
     def run(self, images: NDArray[np.uint8], numbers: NDArray[np.int64], keep: bool) -> Trace:
         """All layers on one chunk of images, `numbers` being their image numbers."""
         trace = Trace(np.zeros((len(images), self.network.model.classes), np.int32))
-        values = patches(images, self.network.model.patch)
-        unmasked: Counts | None = None
-        stream: Counts | None = None
+        values: Exact = patches(images, self.network.model.patch)
+        unmasked: Exact | None = None
+        stream: Exact | None = None
         for layer in self.network.layers:
             if isinstance(layer, Gemm) and layer.kind == "merge":
                 values = merged(values, layer.side)
             elif isinstance(layer, Gemm) and layer.kind == "head":
                 values = pooled(values)
             if keep:
-                trace.inputs[layer.name] = values
+                trace.inputs[layer.name] = values.astype(np.int32)
                 if unmasked is not None:
-                    trace.before[layer.name] = unmasked
+                    trace.before[layer.name] = unmasked.astype(np.int32)
             if isinstance(layer, Attention):
                 found = self.attention(layer, values, numbers, trace if keep else None)
             else:
@@ -133,16 +148,16 @@ class _Walk:
                 found[final] = hidden
             values = found[final]
             if keep:
-                trace.outputs[layer.name] = found
+                trace.outputs[layer.name] = {what: given.astype(np.int32) for what, given in found.items()}
         trace.logits[:] = values
         return trace
 
-    def gemm(self, layer: Gemm, values: Counts, stream: Counts | None) -> dict[str, Counts]:
+    def gemm(self, layer: Gemm, values: Exact, stream: Exact | None) -> dict[str, Exact]:
         """One spike GEMM with what follows it, before spike masking."""
-        acc = accumulate(layer.weight, values)
+        acc = self.weights[layer.name].sums(values)
         if layer.threshold is None:
-            return {"logits": (acc + layer.bias)[:, 0].astype(np.int32)}
-        counts = fire_biased(acc, layer.bias, layer.threshold, self.levels)
+            return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
+        counts = fire_biased(acc, layer.bias, layer.threshold, self.levels).astype(np.float32, copy=False)
         if layer.residual is None:
             return {"counts": counts}
         joined = residual(stream, counts, layer.residual)
@@ -151,8 +166,8 @@ class _Walk:
         assert layer.requantise is not None
         return {"stream": joined, "planes": requantise(joined, layer.requantise)}
 
-    def attention(self, layer: Attention, values: Counts, numbers: NDArray[np.int64],
-                  trace: Trace | None) -> dict[str, Counts]:
+    def attention(self, layer: Attention, values: Exact, numbers: NDArray[np.int64],
+                  trace: Trace | None) -> dict[str, Exact]:
         """Windowed attention, its scores masked."""
         where = self.where[layer.name]
         q, k, v = heads_of(values, layer, where)
@@ -164,13 +179,13 @@ class _Walk:
             hidden = self.masked("scores", lines, row, numbers)
         if trace is not None:
             if hidden is not None:
-                trace.scores_before[layer.name] = a
-            trace.scores[layer.name] = a if hidden is None else hidden.reshape(a.shape)
+                trace.scores_before[layer.name] = a.astype(np.int32)
+            trace.scores[layer.name] = (a if hidden is None else hidden.reshape(a.shape)).astype(np.int32)
         if hidden is not None:
             a = hidden.reshape(a.shape)
-        return {"counts": weighted(a, v, layer, where, self.levels)}
+        return {"counts": weighted(a, v, layer, where, self.levels, self.rom[layer.name])}
 
-    def hide(self, name: str, kind: str, final: str, counts: Counts, numbers: NDArray[np.int64]) -> Counts | None:
+    def hide(self, name: str, kind: str, final: str, counts: Exact, numbers: NDArray[np.int64]) -> Exact | None:
         """The spike mask on what a layer hands on; None where nothing is masked."""
         block = name.rpartition(".")[0]
         if self.mask is None or final in ("planes", "logits") or kind not in ("qkv", "proj", "fc1"):

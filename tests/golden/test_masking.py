@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+import model.masking as masking
 from model.config import SITES, MaskingConfig, ModelConfig
 from model.masking import SpikeMask, draws, jump, mask_rows, start_state, step
 
@@ -48,6 +49,28 @@ def test_draws_equal_serial_stepping_across_rows() -> None:
     serial = np.array(serial_draws(SEED, 3, 3 * 4096)).reshape(3, 4096)
     assert (draws(SEED, np.array([3]), 0, 3, 4096)[0] == serial).all()
     assert (draws(SEED, np.array([8, 3]), 2, 1, 100)[1] == serial[2:, :100]).all()
+
+
+@pytest.mark.parametrize(("row", "rows", "columns"), [(0, 1, 1), (5, 33, 31), (9000, 70, 100), (77, 129, 260), (3, 400, 33)])
+def test_small_tables_and_grown_draws_are_the_same(monkeypatch: pytest.MonkeyPatch, row: int, rows: int, columns: int) -> None:
+    """Both ways give the draws that jumping to each of some places gives, at lengths around the recurrence's blocks."""
+    images = np.array([3, SEED, 2**32 - 1])
+    found = []
+    for size in (0, 1 << 30):
+        monkeypatch.setattr(masking, "TABLE_BYTES", size)
+        found.append(draws(SEED, images, row, rows, columns))
+    assert np.array_equal(*found)
+    places = np.random.default_rng(row).integers(0, (3, rows, columns), (40, 3)).tolist()
+    for image, r, column in [*places, [2, rows - 1, columns - 1]]:
+        place = 8 * (4096 * (row + r) + column + 1)
+        assert int(found[0][image, r, column]) == jump(start_state(SEED, int(images[image])), place) & 255
+
+
+def test_a_wrong_recurrence_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "TABLE_BYTES", 0)
+    before = draws(SEED, np.array([1]), 4, 40, 40)
+    monkeypatch.setattr(masking, "TAPS", (32, 21, 2, 1))
+    assert not np.array_equal(draws(SEED, np.array([1]), 4, 40, 40), before)
 
 
 def test_start_state_is_never_zero() -> None:

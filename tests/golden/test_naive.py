@@ -1,7 +1,7 @@
 """Golden == naive loops, exactly, at every boundary; and each block of the golden, once mutated, is caught by that."""
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from types import ModuleType
 from typing import Any
 
@@ -131,7 +131,7 @@ def transposed_relative(real: Callable[..., Any], layer: Any) -> Any:
 
 
 def no_half_scores(q: Any, k: Any, layer: Any, levels: int) -> Any:
-    dot = (q.astype(np.int64) @ k.swapaxes(-1, -2)) << 8
+    dot = (q @ k.swapaxes(-1, -2)) * 256
     return fire.fire(dot, layer.score_threshold, levels)
 
 
@@ -142,12 +142,12 @@ def swapped_heads(real: Callable[..., Any], counts: Any, layer: Any, where: Any)
 
 def no_rounding(stream: Any, to: Any) -> Any:
     top = 1 << to.bits - 1
-    return np.clip(stream >> to.shift, -top, top - 1)
+    return np.clip(stream // 2**to.shift, -top, top - 1)
 
 
 def symmetric_saturation(stream: Any, to: Any) -> Any:
     top = (1 << to.bits - 1) - 1
-    return np.clip((stream + ((1 << to.shift) >> 1)) >> to.shift, -top, top)
+    return np.clip((stream + ((1 << to.shift) >> 1)) // 2**to.shift, -top, top)
 
 
 def no_negation(real: Callable[..., Any], stream: Any, norm: Any, levels: int) -> Any:
@@ -160,8 +160,8 @@ def never_fresh(stream: Any, counts: Any, add: Any) -> Any:
     return (add.gain * counts + (0 if stream is None else stream)).astype(np.int32)
 
 
-def one_more(real: Callable[..., Any], weight: Any, values: Any) -> Any:
-    return real(weight, values) + 1
+def one_more(real: Callable[..., Any], self: Any, values: Any) -> Any:
+    return real(self, values) + 1
 
 
 MUTATIONS: list[tuple[str, object, str, Any]] = [
@@ -172,7 +172,7 @@ MUTATIONS: list[tuple[str, object, str, Any]] = [
     ("norm fire: sign flag ignored", walk, "norm_fire", partial(no_negation, fire.norm_fire)),
     ("requantise: no rounding", walk, "requantise", no_rounding),
     ("requantise: lowest value unused", walk, "requantise", symmetric_saturation),
-    ("gemm: accumulator one too large", walk, "accumulate", partial(one_more, gemm.accumulate)),
+    ("gemm: accumulator one too large", gemm.Weights, "sums", partialmethod(partial(one_more, gemm.Weights.sums))),
     ("gemm: merge phases in raster order", gemm, "PHASES", ((0, 0), (0, 1), (1, 0), (1, 1))),
     ("attention: > instead of >=", attention, "fire", strict_fire),
     ("attention: no half threshold for scores", walk, "scores", no_half_scores),

@@ -1,12 +1,17 @@
-"""The golden's interface: chunks, image numbers, bounds, refusals."""
+"""The golden's interface: chunks, image numbers, bounds, refusals; and its arithmetic in floats at the formats' corners."""
+import tracemalloc
+import unittest.mock
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import sim.golden.network as walk
 from model.config import SITES, MaskingConfig, ModelConfig
 from model.masking import SpikeMask
+from quantize.layers import Requantise
 from quantize.random_network import random_images, random_network
-from sim.golden.fire import residual
+from sim.golden.fire import fire_biased, requantise, residual
 from sim.golden.gemm import accumulate
 
 MODEL = ModelConfig(16, 3, 5, 2, 8, (2, 1), (1, 2), 4, 2.0, 7)
@@ -76,6 +81,56 @@ def test_accumulate_is_exact_in_every_arithmetic(weight: int, value: int) -> Non
     expected = [[sum(int(w) * int(v) for w, v in zip(row, token, strict=True)) for row in weights]
                 for token in values[0]]
     assert accumulate(weights, values).tolist() == [expected]
+
+
+THRESHOLDS = np.array([1, 2, 3, 7, 41, 47, 55, 61, 83, 107, 1000, 349525, 524287, 524288, 699051, 1048573, 1048574, 1048575])
+OFFSETS = np.array([0, 1, -1, 999_983, 1 << 22, (1 << 24) - 1, 1 << 24, (1 << 24) + 1, -(1 << 25) + 3, (1 << 27) - 1, -(1 << 27)])
+
+
+@pytest.mark.parametrize("levels", [1, 3, 7, 15])
+def test_neurons_are_exact_in_floats_around_every_threshold(levels: int) -> None:
+    """The largest thresholds and biases of the formats, at each k * threshold and just below, against integer division."""
+    bias, threshold = (grid.ravel() for grid in np.meshgrid(OFFSETS, THRESHOLDS))
+    multiple = np.arange(-1, levels + 2)[:, None, None] * threshold + np.arange(-1, 2)[:, None]
+    charge = (multiple - bias - (threshold >> 1)).reshape(-1, len(bias))
+    expected = np.clip((charge + bias + (threshold >> 1)) // threshold, 0, levels)
+    assert fire_biased(charge, bias, threshold, levels).dtype == np.int32
+    assert np.array_equal(fire_biased(charge, bias, threshold, levels), expected)
+    assert np.array_equal(fire_biased(charge.astype(np.float64), bias, threshold, levels), expected)
+    small = np.where(np.abs(charge) < 1 << 24, charge, 0)
+    fits = np.clip((small + bias + (threshold >> 1)) // threshold, 0, levels)
+    assert (small != 0).sum() > 600
+    for columns in (np.abs(bias) < 1 << 23, np.abs(bias) > 0):  # float32 throughout, and where a bias needs float64
+        given = small.astype(np.float32)[:, columns]
+        assert np.array_equal(fire_biased(given, bias[columns], threshold[columns], levels), fits[:, columns])
+    inverse = 1 / threshold.astype(np.float32)
+    wrong = np.clip(np.floor((small + bias + (threshold >> 1)).astype(np.float32) * inverse), 0, levels)
+    assert levels == 1 or not np.array_equal(wrong, fits), "a reciprocal would do: the cases are too easy"
+
+
+def test_requantise_is_the_same_in_floats_and_integers() -> None:
+    stream = np.arange(-32768, 32768, dtype=np.int32)[None]
+    for shift in range(16):
+        to = Requantise(shift, 6)
+        expected = np.clip((stream + ((1 << shift) >> 1)) // 2**shift, -32, 31)
+        assert np.array_equal(requantise(stream, to), expected)
+        assert np.array_equal(requantise(stream.astype(np.float32), to), expected)
+
+
+def test_images_may_be_a_memory_map_and_memory_stays_bounded(tmp_path: Path) -> None:
+    """A run over eight times the images takes no more memory than what it returns."""
+    file = tmp_path / "images.npy"
+    np.save(file, np.tile(IMAGES, (40, 1, 1, 1)))
+    mapped = np.load(file, mmap_mode="r")
+    peaks = []
+    with unittest.mock.patch.multiple(walk, CHUNK_VALUES=1 << 14, KEPT_BYTES=1):
+        for count in (30, 240):
+            tracemalloc.start()
+            logits = walk.run(NETWORK, mapped[:count], keep=False).logits
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert np.array_equal(logits, np.tile(walk.run(NETWORK, IMAGES, keep=False).logits, (40, 1)))
+    assert 0 < peaks[1] < peaks[0] + 240 * 4096
 
 
 def test_a_stream_beyond_int16_is_an_error() -> None:
