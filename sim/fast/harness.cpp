@@ -18,11 +18,14 @@ using Clock = std::chrono::steady_clock;
 /// Walks the script. Its place there, and what it has seen of the record under way, go into snapshots.
 class Run {
   public:
-    Run(const std::string& script, const std::string& folder, const std::string& key)
-        : script_(slurp(script)), folder_(folder), key_(key) {}
+    /// `seconds`: least time between snapshots (below 0: none); after `halt_after` of them (0: never) the run ends.
+    Run(const std::string& script, const std::string& folder, const std::string& key, long seconds, uint32_t halt_after)
+        : script_(slurp(script)), folder_(folder), key_(key), seconds_(seconds), halt_after_(halt_after) {
+        if (seconds_ >= 0 && !MST_SAVABLE) fail("this harness cannot save: build it with savable=True");
+    }
 
     void go() {
-        if (!restore()) {
+        if (seconds_ < 0 || !restore()) {
             answers_.open(folder_ + "/" + ANSWERS);
             machine_.reset();
         }
@@ -77,11 +80,7 @@ class Run {
             if (c.b) open_trace();
             break;
         case OP_END: record(); break;
-        case OP_SNAPSHOT:
-            seconds_ = c.a;
-            halt_after_ = c.b;
-            layers_ = numbers(data, c.size);
-            break;
+        case OP_LAYERS: layers_ = numbers(data, c.size); break;
         case OP_MEMORY: load_memory(std::string(data, data + c.size), c.a, c.b); break;
         default: fail("script: unknown command " + std::to_string(c.op) + ": build again");
         }
@@ -141,8 +140,8 @@ class Run {
             std::printf("%u %u %" PRIu64 "\n", image_, descriptor, machine_.cycle);
             std::fflush(stdout);
         }
-        if (MST_SAVABLE && !layers_.empty() && std::find(layers_.begin(), layers_.end(), descriptor) != layers_.end() &&
-            now - saved_ >= std::chrono::seconds(seconds_)) {
+        if (seconds_ >= 0 && now - saved_ >= std::chrono::seconds(seconds_) &&
+            std::find(layers_.begin(), layers_.end(), descriptor) != layers_.end()) {
             save();
             saved_ = Clock::now();
             if (++snapshots_ == halt_after_) fail(HALTED " " + std::to_string(descriptor));
@@ -199,7 +198,7 @@ class Run {
             move(values.data(), 4 * size);
         };
         for (uint64_t* value : {&place_, &answered_, &traced_}) move(value, sizeof *value);
-        for (uint32_t* value : {&image_, &seconds_, &halt_after_, &snapshots_}) move(value, sizeof *value);
+        move(&image_, sizeof image_);
         for (auto* values : {&watch_, &registers_, &layers_, &machine_.words}) list(*values);
         machine_.state(move, script_.data());
     }
@@ -243,7 +242,9 @@ class Run {
     GrowingFile answers_;
     Machine machine_;
     uint64_t place_ = 0, answered_ = 0, traced_ = 0;
-    uint32_t image_ = 0, seconds_ = 0, halt_after_ = 0, snapshots_ = 0;
+    const long seconds_;
+    const uint32_t halt_after_;
+    uint32_t image_ = 0, snapshots_ = 0;
     std::vector<uint32_t> watch_, registers_, layers_;
     Clock::time_point said_ = Clock::now(), saved_ = Clock::now();
 };
@@ -251,11 +252,11 @@ class Run {
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 4) fail("usage: harness SCRIPT FOLDER KEY");
+    if (argc != 6) fail("usage: harness SCRIPT FOLDER KEY SECONDS HALT_AFTER");
 #ifdef __linux__
     prctl(PR_SET_PDEATHSIG, SIGKILL);  // nobody reads the answers of a run whose parent is gone
 #endif
-    Run run(argv[1], argv[2], argv[3]);
+    Run run(argv[1], argv[2], argv[3], std::stol(argv[4]), static_cast<uint32_t>(std::stoul(argv[5])));
     run.go();
     return 0;
 }
