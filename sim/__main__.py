@@ -1,4 +1,4 @@
-"""Command line: `python -m sim run | verify-all | golden | report | matrix`. A mismatch is exit code 1; an error is one line and code 2."""
+"""Command line: `python -m sim run | verify-all | golden | report | matrix`. Exit code 1: a mismatch; 2: an error in one line."""
 
 import argparse
 import sys
@@ -196,7 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
     try:
-        return {"run": _run, "verify-all": _verify_all, "golden": _golden, "report": _report, "matrix": _matrix}[args.command](args)
+        commands = {"run": _run, "verify-all": _verify_all, "golden": _golden, "report": _report, "matrix": _matrix}
+        return commands[args.command](args)
     except (ConfigError, NetworkError, CompileError, SimulatorMissing, ValueError, FileNotFoundError) as error:
         print(f"{error}".strip().splitlines()[0], file=sys.stderr)
         return 2
