@@ -153,11 +153,11 @@ def test_the_machines_errors_and_hangs_end_the_run(small: Build, program: Path, 
         with pytest.raises(SimulationFailed, match="not whole beats"):
             run(small, images, program=program, folder=tmp_path, seed=1)
     with monkeypatch.context() as patch:
-        patch.setattr(scripts, "PATIENCE", 1000)
+        patch.setattr(scripts, "PATIENCE", 20_000)
         lost = packet(images[0], MODEL.patch, small.machine.bus_bytes)
         patch.setattr(scripts, "command", lambda op, *args, **named: b"" if op == Op.SEND and named["payload"] == lost
                       else command(op, *args, **named))
-        with pytest.raises(SimulationFailed, match="image 0: no answer: waited 1000 cycles for a result"):
+        with pytest.raises(SimulationFailed, match="image 0: no answer: waited 20000 cycles for a result"):
             run(small, images, program=program, folder=tmp_path, seed=1)
     with pytest.raises(SimulationFailed, match="BUILD_ID is 0x[0-9a-f]+, expected 0x1$"):
         other = dataclasses.replace(small, design_id="00000001" + small.design_id[8:])
