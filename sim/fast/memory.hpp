@@ -58,7 +58,7 @@ class Memory {
         den_ = den;
         offered_.resize(beat_bytes);
         held_.resize(beat_bytes);
-        out_.rdata = offered_.data();
+        rebind();
     }
 
     /// What the memory drives in this cycle.
@@ -71,9 +71,7 @@ class Memory {
     void clock(const MasterPorts& in) {
         check(in);
         if (in.arvalid && out_.arready) reads_.push_back({in.araddr, in.arlen + 1, in.arid, now_ + latency_});
-        if (in.awvalid && out_.awready) {
-            writes_.push_back({in.awaddr, in.awlen + 1, in.awid, 0});
-        }
+        if (in.awvalid && out_.awready) writes_.push_back({in.awaddr, in.awlen + 1, in.awid, 0});
         if (out_.wready && in.wvalid) take(in);
         if (out_.rvalid && in.rready) out_.rvalid = false;
         if (out_.bvalid && in.bready) out_.bvalid = false, answers_.pop_front();
@@ -95,6 +93,9 @@ class Memory {
     bool idle() const { return reads_.empty() && writes_.empty() && answers_.empty() && !out_.rvalid; }
     const std::vector<uint8_t>& bytes() const { return bytes_; }
 
+    /// After a move: the outputs point into this memory.
+    void rebind() { out_.rdata = offered_.data(); }
+
     /// Save to or restore from `archive`: called with (data, size) for every part of the state that changes.
     template <class Archive>
     void state(Archive&& archive) {
@@ -110,7 +111,7 @@ class Memory {
         archive(&out_, sizeof out_);
         archive(&was_, sizeof was_);
         last_.wdata = nullptr;
-        out_.rdata = offered_.data();
+        rebind();
     }
 
   private:
