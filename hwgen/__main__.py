@@ -9,6 +9,7 @@ from hwgen.emit import Build, emit
 from hwgen.program import CompileError, demands
 from hwgen.schedule import layer_table
 from hwgen.shapes import memory_shapes
+from hwgen.traffic import traffic_line
 from model import config as configuration
 from model.config import ConfigError
 from quantize import network as network_file
@@ -33,6 +34,8 @@ def print_build(build: Build) -> None:
     print(layer_table(build.program))
     used, machine = demands(build.program), build.machine
     print("memories: " + ", ".join(f"{name} {used[name]} of {getattr(machine, name)}" for name in used))
+    if machine.memory_bits:
+        print(traffic_line(build.program))
     bits = sum(width * depth for width, depth in memory_shapes(machine).values())
     print(
         f"loaded memory {bits / 8192:.0f} KiB; {build.verilog} {'written' if build.regenerated else 'is up to date'}; "

@@ -162,7 +162,8 @@ class Compiler:
 
     def _site(self, layer: Gemm) -> tuple[tuple[str, ...], int]:
         """Mask sites that this layer's output carries and the configuration masks, and their first mask row."""
-        block, sites, row = layer.name.rsplit(".", 1)[0], (), 0
+        sites: tuple[str, ...] = ()
+        block, row = layer.name.rsplit(".", 1)[0], 0
         if layer.norm is not None and layer.norm.site:
             sites, row = (layer.norm.site,), self.mask_rows[block].fc1
         elif layer.kind == "qkv":

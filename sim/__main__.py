@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="simulate the generated RTL and compare every layer with the golden model")
     every = commands.add_parser("verify-all", help="the whole test set through the compiled RTL, bit by bit; resumable")
+    single = commands.add_parser("single", help="one image through the compiled RTL, saved layer by layer; for large networks")
     golden = commands.add_parser("golden", help="classify images with the golden model alone")
     report = commands.add_parser("report", help="write report.md again from the last run's report.json")
     matrix = commands.add_parser("matrix", help="many untrained networks of every shape on one machine, bit by bit")
@@ -42,9 +44,11 @@ def parser() -> argparse.ArgumentParser:
     every.add_argument("--every", type=int, default=100, help="compare all layers of every so many images (default: 100)")
     every.add_argument("--data", type=Path, help="folder of the data sets (default: MST_DATA, else data)")
     every.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where an earlier run ended")
-    for command in (run, every, golden, report):
+    single.add_argument("--latency", type=int, default=60, help="of external memory, in cycles (default: 60)")
+    single.add_argument("--bandwidth", type=Fraction, default=Fraction(1), help="of external memory, beats a cycle (default: 1)")
+    for command in (run, every, single, golden, report):
         command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
-    for command in (run, every, golden):
+    for command in (run, every, single, golden):
         command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
         command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
         command.add_argument("--images", type=int, help=f"number of images (default: {DEFAULT_IMAGES}; verify-all: all)")
@@ -52,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--mask", type=float, help="spike mask ratio in place of the configuration's")
     run.add_argument("--sim", default="verilator", help="verilator or icarus")
     run.add_argument("--waves", action="store_true", help="write a waveform")
-    for command in (run, every):
+    for command in (run, every, single):
         command.add_argument("--build", type=Path, help="build folder (default: rtl/build/<config>)")
     return top
 
@@ -114,6 +118,31 @@ def _verify_all(args: argparse.Namespace) -> int:
         print(f"RTL: {summary.correct}/{summary.images} images classified correctly")
     print(summary.line())
     return 0 if summary.passed else 1
+
+
+def _single(args: argparse.Namespace) -> int:
+    from hwgen.config import machine_config
+    from hwgen.emit import emit
+    from hwgen.timeline import MemoryTiming
+    from sim.fast.single import run_single
+    from sim.run import BUILD_ROOT, masked_config
+    from sim.traffic import write_single_report
+
+    config = configuration.load(args.config)
+    network = load_network(config, args.config, args)
+    args.images = 1
+    images, _ = load_images(config, args)
+    find_simulator()  # before any long work
+    folder = args.build or BUILD_ROOT / config.name
+    timing = MemoryTiming(args.latency, args.bandwidth)
+    print(f"{config.name}: one image, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
+    build = emit(network, machine_config(config.machine), config.masking, folder)
+    found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
+    for failure in found.verdict.failures[:10]:
+        print(f"  {failure}")
+    print(f"report: {write_single_report(build, found, timing)}")
+    print(found.verdict.line())
+    return 1 if found.verdict.failures else 0
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -196,7 +225,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
     try:
-        commands = {"run": _run, "verify-all": _verify_all, "golden": _golden, "report": _report, "matrix": _matrix}
+        commands = {"run": _run, "verify-all": _verify_all, "single": _single, "golden": _golden, "report": _report,
+                    "matrix": _matrix}
         return commands[args.command](args)
     except (ConfigError, NetworkError, CompileError, SimulatorMissing, ValueError, FileNotFoundError) as error:
         print(f"{error}".strip().splitlines()[0], file=sys.stderr)

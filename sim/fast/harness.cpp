@@ -81,7 +81,7 @@ class Run {
             break;
         case OP_END: record(); break;
         case OP_LAYERS: layers_ = numbers(data, c.size); break;
-        case OP_MEMORY: load_memory(std::string(data, data + c.size), c.a, c.b); break;
+        case OP_MEMORY: load_memory(data, c.size, c.a, c.b); break;
         default: fail("script: unknown command " + std::to_string(c.op) + ": build again");
         }
     }
@@ -173,10 +173,16 @@ class Run {
         answers_.flush();
     }
 
-    void load_memory(const std::string& path, uint32_t latency, uint32_t bandwidth) {
+    void load_memory(const uint8_t* data, size_t size, uint32_t latency, uint32_t bandwidth) {
+        uint64_t bytes = 0;
+        std::memcpy(&bytes, data, sizeof bytes);
+        const std::string path(data + sizeof bytes, data + size);
 #if MST_MEMORY_BITS
         try {
-            machine_.memory.configure(slurp(path), MST_MEMORY_BITS / 8, latency, bandwidth >> 16, bandwidth & 0xffff);
+            Bytes contents = slurp(path);
+            if (contents.size() > bytes) fail(path + ": larger than the memory of " + std::to_string(bytes) + " bytes");
+            contents.resize(bytes);
+            machine_.memory.configure(std::move(contents), MST_MEMORY_BITS / 8, latency, bandwidth >> 16, bandwidth & 0xffff);
         } catch (const mst::ProtocolError& error) {
             fail(error.what());
         }

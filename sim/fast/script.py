@@ -19,7 +19,7 @@ from hwgen.config import MachineConfig
 from hwgen.emit import IMAGE_FILES, Build, image_words
 from hwgen.program import Program
 from hwgen.registers import MAGIC, VERSION, LoadTarget, address_map
-from hwgen.top import memory_shapes
+from hwgen.shapes import memory_shapes
 from quantize.formats import STREAM_BITS
 from sim.host import image_packet, word_packet
 from sim.trace_file import TRACE_MAGIC, TRACE_SUFFIX, TraceKind
@@ -45,7 +45,7 @@ class Op(enum.IntEnum):
     READ = 8  # register a into the record
     END = 9  # write the record
     LAYERS = 10  # payload: u32 descriptors that begin a layer, where snapshots are taken
-    MEMORY = 11  # external memory: a: latency, b: bandwidth num << 16 | den; payload: path of its contents
+    MEMORY = 11  # external memory: a: latency, b: bandwidth num << 16 | den; payload: u64 size in bytes, path of its contents
 
 
 class Watch(enum.IntEnum):
@@ -60,9 +60,13 @@ class Watch(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExternalMemory:
-    """The memory behind the AXI4 master: `contents`: a file; `latency` in cycles; num/den beats a cycle (sim/fast/memory.hpp)."""
+    """The memory behind the AXI4 master (sim/fast/memory.hpp): `latency` in cycles, num/den beats a cycle.
+
+    `contents`: a file of its first bytes; it has `size` bytes, the rest 0.
+    """
 
     contents: Path
+    size: int
     latency: int = 20
     num: int = 1
     den: int = 1
@@ -76,12 +80,16 @@ class ExternalMemory:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the harness saw of one image. `logits` int32 [classes]; `memory`: beats read, beats written, starved cycles, or ()."""
+    """What the harness saw of one image. `logits` int32 [classes]; `memory`: beats read, beats written, starved cycles, or ().
+
+    `stalls`: cycles in which only external memory kept a descriptor waiting.
+    """
 
     image: int
     logits: NDArray[np.int32]
     cycles: int
     events: int
+    stalls: int
     memory: tuple[int, ...]
 
 
@@ -131,7 +139,8 @@ def script(build: Build, images: NDArray[np.uint8], *, first_image: int, traced:
              Watch.LAYER: registers["LAYER"].offset, Watch.PATIENCE: PATIENCE // 1000}
     yield command(Op.FORMAT, FORMAT, payload=struct.pack(f"<{len(Watch)}I", *(watch[which] for which in Watch)))
     if memory is not None:
-        yield command(Op.MEMORY, memory.latency, memory.num << 16 | memory.den, str(memory.contents.resolve()).encode())
+        yield command(Op.MEMORY, memory.latency, memory.num << 16 | memory.den,
+                      struct.pack("<Q", memory.size) + str(memory.contents.resolve()).encode())
     starts = layer_starts(build.program)
     yield command(Op.LAYERS, payload=struct.pack(f"<{len(starts)}I", *starts))
     yield expect("ID", MAGIC) + expect("VERSION", VERSION) + expect("BUILD_ID", build.id32)
@@ -159,7 +168,7 @@ def script(build: Build, images: NDArray[np.uint8], *, first_image: int, traced:
         yield b"".join(command(Op.READ, registers[name].offset) for name in _COUNTERS) + command(Op.END)
 
 
-_COUNTERS = ("CYCLES_LO", "CYCLES_HI", "EVENTS_LO", "EVENTS_HI", "IMAGE_INDEX")
+_COUNTERS = ("CYCLES_LO", "CYCLES_HI", "EVENTS_LO", "EVENTS_HI", "STALLS_LO", "STALLS_HI", "IMAGE_INDEX")
 
 
 def layer_starts(program: Program) -> list[int]:
@@ -180,10 +189,10 @@ def read_answers(path: Path) -> list[Answer]:
             break
         logits = np.frombuffer(data, "<i4", words, at + 12)
         registers = struct.unpack_from(f"<{count}I", data, at + 12 + 4 * words)
-        cycles, events, *memory = (low | high << 32 for low, high in zip(registers[0:4:2], registers[1:4:2], strict=True))
-        if registers[4] != (image + 1) % (1 << 32):
-            raise ValueError(f"{path}: IMAGE_INDEX is {registers[4]} after image {image}")
-        memory = [low | high << 32 for low, high in zip(registers[5::2], registers[6::2], strict=True)]
-        out.append(Answer(image, logits, cycles, events, tuple(memory)))
+        cycles, events, stalls = (low | high << 32 for low, high in zip(registers[0:6:2], registers[1:6:2], strict=True))
+        if registers[6] != (image + 1) % (1 << 32):
+            raise ValueError(f"{path}: IMAGE_INDEX is {registers[6]} after image {image}")
+        memory = [low | high << 32 for low, high in zip(registers[7::2], registers[8::2], strict=True)]
+        out.append(Answer(image, logits, cycles, events, stalls, tuple(memory)))
         at = end
     return out

@@ -121,7 +121,7 @@ class Task:
             one = images[index - first][None]
             answer = answers[index - first]
             trace = run_golden(self.network, one, mask=mask, first_image=index)
-            seen = Answer([answer.logits.tolist()], answer.cycles, answer.events, index + 1)
+            seen = Answer([answer.logits.tolist()], answer.cycles, answer.events, answer.stalls, index + 1)
             verdict = verify(self.build.program, trace, one, seen, work / f"{index}{TRACE_SUFFIX}")
             for failure in verdict.failures:
                 out.fail(index, failure.removeprefix("image 0, "))
