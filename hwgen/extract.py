@@ -16,6 +16,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
+from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
 from hwgen.popcount import popcount
 
@@ -108,7 +109,7 @@ class Extractor(wiring.Component):
         """The counters: each cycle's word address (registered) and what must be known of it (`tag`)."""
         d, planes = self.desc, self.m.planes
         busy, issue = Signal(), Signal()
-        x, y, px, py, words, plane = (_Countdown(m, name, getattr(d, field)) for name, field in (
+        x, y, px, py, words, plane = (Countdown(m, name, getattr(d, field)) for name, field in (
             ("x", "tokens_x"), ("y", "tokens_y"), ("px", "phases_x"), ("py", "phases_y"), ("words", "words"),
             ("plane", "planes_less_one")))
         token, column, phase = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
@@ -187,28 +188,6 @@ class Extractor(wiring.Component):
         for port, inner in enumerate((below, above)[:rows]):
             hot = Signal(self.m.lanes, name=f"hot{port}")
             m.d.sync += [hot.eq(entry.bits & ~inner), self.out.row[port].eq(row + _index(hot))]
-
-
-class _Countdown:
-    """Counts `total` down to 0, over and over. `last` (it is 0) is a register: no path waits for a comparison.
-
-    Not a module: its statements join those of its owner.
-    """
-
-    def __init__(self, m: Module, name: str, total: Value) -> None:
-        self._m, self._total = m, total
-        self._left, self.last = Signal(len(total), name=f"{name}_left"), Signal(name=f"{name}_last")
-
-    def begin(self) -> None:
-        """To `total`."""
-        self._m.d.sync += [self._left.eq(self._total), self.last.eq(self._total == 0)]
-
-    def step(self) -> None:
-        """One down; from 0 to `total`."""
-        with self._m.If(self.last):
-            self.begin()
-        with self._m.Else():
-            self._m.d.sync += [self._left.eq(self._left - 1), self.last.eq(self._left == 1)]
 
 
 def _any_below(bits: Value) -> Value:

@@ -123,7 +123,8 @@ class Sequencer(wiring.Component):
             self.descriptor.eq(pc),
             self.busy.eq(running),
         ]
-        m.d.sync += starting.eq(0)
+        starts = ((Kind.IMAGE, self.start_image), (Kind.GEMM, self.start_gemm), (Kind.ATTENTION, self.start_attention))
+        m.d.sync += [starting.eq(0), *(start.eq(0) for _, start in starts)]
         with m.If(self.image_start):
             m.d.sync += self.steps.eq(0)
         with m.Elif(self.unit_done):
@@ -139,7 +140,7 @@ class Sequencer(wiring.Component):
             m.d.comb += begin.eq(1)
             with m.Switch(next_header.kind):
                 with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):
-                    m.d.sync += [starting.eq(1), unit_busy.eq(1)]
+                    m.d.sync += [starting.eq(1), unit_busy.eq(1), *(start.eq(next_header.kind == kind) for kind, start in starts)]
                 with m.Case(Kind.END):
                     m.d.comb += [self.image_done.eq(1), restart.eq(1)]
                     m.d.sync += left.eq(left - 1)
@@ -152,12 +153,4 @@ class Sequencer(wiring.Component):
         with m.If(self.failed & running):
             m.d.comb += [self.finished.eq(1), self.halt.eq(1)]
             m.d.sync += [running.eq(0), ready.eq(0), fetching.eq(0)]
-        with m.If(starting):
-            with m.Switch(self.header.kind):
-                with m.Case(Kind.IMAGE):
-                    m.d.comb += self.start_image.eq(1)
-                with m.Case(Kind.GEMM):
-                    m.d.comb += self.start_gemm.eq(1)
-                with m.Case(Kind.ATTENTION):
-                    m.d.comb += self.start_attention.eq(1)
         return m
