@@ -5,6 +5,7 @@ carries from layer to layer. It need not equal the golden (it ignores window shi
 Integer arithmetic and order statistics only, so that a seed gives the same network everywhere.
 """
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,17 @@ from quantize.layers import Attention, Gemm, Ints, Layer, Network, NormFire, Req
 
 IMAGES = 2
 """Images that set the thresholds."""
+Activity = Mapping[str, tuple[float, float]]
+"""Shares of the spike counts that are not 0, and that have their heaviest bit set, by what fires: the layer's kind (its last
+neuron), q, k, v, scores."""
+TRAINED: Activity = {
+    "embed": (0.385, 0.120), "merge": (0.319, 0.068), "q": (0.468, 0.169), "k": (0.477, 0.149), "v": (0.446, 0.137),
+    "scores": (0.789, 0.160), "attn": (0.642, 0.206), "proj": (0.408, 0.104), "fc1": (0.367, 0.075), "fc2": (0.403, 0.084),
+}
+"""Of the trained configs/cifar10-tiny.mstn on the committed sample images, to three decimals (tests/test_random_activity.py
+measures them): L = 7, so that the two fix the counts' spread."""
+ROUNDS = 12
+"""Rounds in which neurons come to meet an activity."""
 _THRESHOLD_TOP = limits(THRESHOLD_BITS, False)[1]
 
 
@@ -29,9 +41,14 @@ def random_images(model: ModelConfig, seed: int, count: int) -> NDArray[np.uint8
     return np.clip(smooth + rng.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def random_network(model: ModelConfig, seed: int, quantize: QuantizeConfig | None = None) -> Network:
-    """An untrained, checked network: a function of the arguments alone, with mean firing rates of about 0.1 to 0.5."""
-    draft = _Draft(model, quantize or QuantizeConfig(), seed)
+def random_network(model: ModelConfig, seed: int, quantize: QuantizeConfig | None = None,
+                   activity: Activity | None = None) -> Network:
+    """An untrained, checked network: a function of the arguments alone, with mean firing rates of about 0.1 to 0.5.
+
+    `activity`, such as TRAINED: thresholds and biases meet these shares on the images drawn here, instead of covering the
+    formats' corners; scores and attention, with one threshold for both, meet the share that is not 0.
+    """
+    draft = _Draft(model, quantize or QuantizeConfig(), seed, activity)
     layers = tuple(draft.layer(shape) for shape in shapes(model, draft.quantize.stream_bits))
     network = Network(model, layers, draft.quantize.rom_bits, {"random_weights": seed})
     check(network)
@@ -61,8 +78,8 @@ class _Budget:
 class _Draft:
     """A network under construction: the values that flow, [IMAGES * tokens, C], and the residual beside them."""
 
-    def __init__(self, model: ModelConfig, quantize: QuantizeConfig, seed: int) -> None:
-        self.model, self.quantize = model, quantize
+    def __init__(self, model: ModelConfig, quantize: QuantizeConfig, seed: int, activity: Activity | None) -> None:
+        self.model, self.quantize, self.activity = model, quantize, activity
         self.rng = np.random.Generator(np.random.PCG64(seed))
         self.levels = model.levels
         images = random_images(model, seed, IMAGES).astype(np.int64)
@@ -76,9 +93,14 @@ class _Draft:
         """The next layer; the values move past it."""
         return self.attention(shape) if shape.kind == "attn" else self.gemm(shape)
 
-    def neuron(self, charge: Ints) -> tuple[Ints, Ints, Ints]:
-        """Bias and threshold [C] that spread the counts of charge [N, C], and those counts."""
+    def neuron(self, charge: Ints, kinds: tuple[str, ...] = ()) -> tuple[Ints, Ints, Ints]:
+        """Bias and threshold [C] that spread the counts of charge [N, C], and those counts.
+
+        `kinds`: what fires, for equal parts of the channels, where an activity is to be met.
+        """
         channels = charge.shape[1]
+        if self.activity is not None and kinds:
+            return self.met(charge, np.array([self.activity[kind] for kind in kinds]).repeat(channels // len(kinds), axis=0).T)
         low = _quantile(charge, self.rng.integers(30, 75, channels) / 100)
         high = _quantile(charge, 0.985)
         # Where most values are equal, the rest set the spread.
@@ -93,6 +115,32 @@ class _Draft:
         lowest, highest = limits(BIAS_BITS, True)
         bias = np.clip(bias, lowest, highest)
         return bias, threshold, np.clip((charge + bias + (threshold >> 1)) // threshold, 0, self.levels)
+
+    def met(self, charge: Ints, shares: NDArray[np.float64]) -> tuple[Ints, Ints, Ints]:
+        """`neuron`, its counts not 0 in `shares[0]` [C] of the cases and with the heaviest bit in `shares[1]` [C].
+
+        Equal values fire together, so a channel can miss its share: the error is taken off what the next round aims at.
+        """
+        ordered, heavy = np.sort(charge, axis=0), (self.levels + 1) // 2
+        lowest, highest = limits(BIAS_BITS, True)
+        aim, parts = shares.copy(), [shares[0] == share for share in np.unique(shares[0])]
+        best, least = (charge[0], charge[0], charge), float("inf")
+        for _ in range(ROUNDS):
+            place = np.clip(((1 - aim) * len(charge)).astype(np.int64), 0, len(charge) - 1)
+            one, half = np.take_along_axis(ordered, place, axis=0)
+            threshold = np.clip((half - one) // max(1, heavy - 1), 1, _THRESHOLD_TOP)
+            bias = np.clip(threshold - one - (threshold >> 1), lowest, highest)
+            counts = np.clip((charge + bias + (threshold >> 1)) // threshold, 0, self.levels)
+            off = 0.0
+            for part in parts:
+                for row, level in enumerate((1, heavy)):
+                    error = shares[row, part] - int((counts[:, part] >= level).sum()) / counts[:, part].size
+                    aim[row, part] = np.clip(aim[row, part] + error / 2, 0, 1)
+                    off += float(np.abs(error).max())
+            aim[1] = np.minimum(aim[0], aim[1])
+            if off < least:
+                best, least = (bias, threshold, counts), off
+        return best
 
     def weights(self, outputs: int, inputs: int) -> Ints:
         """Weights [out, in]: bell-shaped, with some rows over the whole range and both extremes present."""
@@ -125,9 +173,10 @@ class _Draft:
             while accumulator_bound(head) >= limits(LOGIT_BITS, True)[1] - 5000:
                 head = dataclasses.replace(head, weight=head.weight // 2)
             return head
-        bias, threshold, self.values = self.neuron(charge)
+        fires = () if shape.residual else ("q", "k", "v") if shape.kind == "qkv" else (shape.kind,)
+        bias, threshold, self.values = self.neuron(charge, fires)
         residual = self.residual(shape) if shape.residual else None
-        norm = self.norm(shape) if shape.after == "norm" else None
+        norm = self.norm(shape, residual) if residual and shape.after == "norm" else None
         requantise = self.requantise() if shape.after == "planes" else None
         return Gemm(*fixed, bias, threshold, shape.in_bits, shape.in_signed, residual, norm, requantise)
 
@@ -147,10 +196,12 @@ class _Draft:
         self.stream = gain * self.values + (0 if fresh else self.stream)
         return Residual(gain, fresh)
 
-    def norm(self, shape: LayerShape) -> NormFire:
-        """Norm fire with about a third of its channels negated."""
+    def norm(self, shape: LayerShape, residual: Residual) -> NormFire:
+        """Norm fire with about a third of its channels negated; where an activity is to be met, those with a negative gain."""
         negate = (self.rng.integers(0, 3, shape.outputs) == 0).astype(np.int64)
-        bias, threshold, self.values = self.neuron(np.where(negate == 1, -self.stream, self.stream))
+        if self.activity is not None:
+            negate = (residual.gain < 0).astype(np.int64)
+        bias, threshold, self.values = self.neuron(np.where(negate == 1, -self.stream, self.stream), (shape.kind,))
         return NormFire(negate, bias, threshold, shape.site)
 
     def requantise(self) -> Requantise:
@@ -166,6 +217,8 @@ class _Draft:
         """ROMs that grow with the score, with entries at both ends of their range."""
         top = limits(self.quantize.rom_bits, False)[1]
         shape = (heads, (2 * window - 1)**2, self.levels + 1)
+        if self.activity is not None:
+            return self.focused(shape, window), np.ones(shape, np.int64)
         step = self.rng.integers(0, 2 * top // (self.levels + 1), shape)
         num = np.minimum(np.cumsum(step, axis=2), top)
         # The quotient num/den is the gain of the attention output: 1, 2 or 4, and slightly uneven; at L = 1 the
@@ -179,6 +232,25 @@ class _Draft:
             rom.flat[0] = low
         return num, np.clip(den, 1, top)
 
+    def focused(self, shape: tuple[int, int, int], window: int) -> Ints:
+        """Numerators of heads that look at one neighbour each, as trained ones do: halved with each unit of squared distance."""
+        dy, dx = (grid.reshape(-1) - window + 1 for grid in np.indices((2 * window - 1, 2 * window - 1)))
+        y, x = self.rng.integers(-1, 2, (2, shape[0], 1))
+        far = np.minimum((dy - y)**2 + (dx - x)**2, 20)
+        grown = limits(self.quantize.rom_bits, False)[1] * np.arange(1, shape[2] + 1) // shape[2]
+        return grown >> far[..., None]
+
+    def divisor(self, num: Ints, charge: Ints, total: Ints) -> Ints:
+        """ROM of denominators: numerators `num` times what makes the wanted share of `charge` [B, heads, n, d] fire.
+
+        `total` [B, heads, n, 1]: the sums of numerators. Fires from charge >= den / 2 on.
+        """
+        assert self.activity is not None
+        twice = (2 << 8) * charge // np.maximum(total, 1)
+        heads = twice.transpose(0, 2, 3, 1).reshape(-1, twice.shape[1])
+        least = np.maximum(_quantile(heads, 1 - self.activity["attn"][0]), 1)
+        return np.clip(num * least[:, None, None] >> 8, 1, limits(self.quantize.rom_bits, False)[1])
+
     def attention(self, shape: LayerShape) -> Attention:
         """Attention whose scores and outputs spread; the simulation takes consecutive tokens for a window."""
         model, stage = self.model, shape.stage
@@ -188,13 +260,18 @@ class _Draft:
         dot = (q.astype(np.float64) @ k.astype(np.float64).swapaxes(-1, -2)).astype(np.int64)
         high = int(_quantile(dot.reshape(-1, 1), 0.97)[0])
         threshold = min(max(1, (high << SCORE_SHIFT) // self.levels), _THRESHOLD_TOP)
+        if self.activity is not None:
+            least = int(_quantile(dot.reshape(-1, 1), 1 - self.activity["scores"][0])[0])
+            threshold = min(max(1, least << SCORE_SHIFT + 1), _THRESHOLD_TOP)
         a = np.clip(((dot << SCORE_SHIFT) + (threshold >> 1)) // threshold, 0, self.levels)
         num, den = self.roms(heads, window)
         y, x = np.divmod(np.arange(n), window)
         relative = (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
         head = np.arange(heads)[:, None, None]
-        row = den[head, relative, a].sum(axis=-1)[..., None]
         charge = (num[head, relative, a].astype(np.float64) @ v.astype(np.float64)).astype(np.int64)
+        if self.activity is not None:
+            den = self.divisor(num, charge, num[head, relative, a].sum(axis=-1)[..., None])
+        row = den[head, relative, a].sum(axis=-1)[..., None]
         out = np.clip((charge + (row >> 1)) // row, 0, self.levels)
         self.values = out.transpose(0, 2, 1, 3).reshape(-1, heads * d)
         shift = model.shift_of(stage, shape.block)

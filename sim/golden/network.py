@@ -11,7 +11,7 @@ from sim.golden.attention import Geometry, Softmax, geometry, heads_of, scores, 
 from sim.golden.fire import Counts, Exact, fire_biased, norm_fire, requantise, residual
 from sim.golden.gemm import Weights, merged, patches, pooled
 
-CHUNK_VALUES = 1 << 20
+CHUNK_VALUES = 1 << 19
 """Values of the widest tensor that one chunk of images may hold: bounds the memory of a run."""
 
 KEPT_BYTES = (1 << 25) - (1 << 16)
@@ -74,6 +74,17 @@ def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None =
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
+def images_at_once(network: Network) -> int:
+    """Images of a chunk: as many as keep the widest tensor within CHUNK_VALUES, at least 1."""
+    widest = 1
+    for layer in network.layers:
+        if isinstance(layer, Attention):
+            widest = max(widest, layer.tokens * layer.heads * layer.window**2)
+        else:
+            widest = max(widest, layer.tokens * max(layer.inputs, layer.outputs))
+    return max(1, CHUNK_VALUES // widest)
+
+
 def _joined(parts: list[Trace]) -> Trace:
     def join(pick: str) -> dict[str, Counts]:
         return {name: np.concatenate([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
@@ -102,17 +113,14 @@ class _Walk:
         self.where: dict[str, Geometry] = {}
         self.rom: dict[str, Softmax] = {}
         self.weights: dict[str, Weights] = {}
-        widest = 1
         for layer in network.layers:
             if isinstance(layer, Attention):
                 where = self.where[layer.name] = geometry(layer)
                 self.rom[layer.name] = Softmax.of(layer, where, self.levels)
-                widest = max(widest, layer.tokens * layer.heads * layer.window**2)
             else:
                 largest = 1 << layer.in_bits - 1 if layer.in_signed else (1 << layer.in_bits) - 1
                 self.weights[layer.name] = Weights.of(layer.weight, largest)
-                widest = max(widest, layer.tokens * max(layer.inputs, layer.outputs))
-        self.chunk = max(1, CHUNK_VALUES // widest)
+        self.chunk = images_at_once(network)
 
     def masked(self, site: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
         """Counts [B, rows, columns] with the masked ones at 0; None where the site masks nothing."""
