@@ -68,12 +68,12 @@ def simulate(
     masking = masked_config(config, ratio)
     mask = SpikeMask.of(masking)
     trace = run_golden(network, images, mask=mask, first_image=first_image)
-    answer, trace_file, waveform = _bench(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall)
+    answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall)
     verdict = verify(build.program, trace, images, answer, trace_file)
     return Outcome(verdict, build, trace, images, mask, masking, waveform)
 
 
-def _bench(
+def run_top(
     build: Build,
     config: Config,
     masking: MaskingConfig,
@@ -85,6 +85,7 @@ def _bench(
     idle: int,
     stall: int,
 ) -> tuple[Answer, Path, Path | None]:
+    """The cocotb bench alone, on a build: what the host saw, the trace file, and the waveform where one was asked for."""
     work = (build.folder / "sim").resolve()
     work.mkdir(parents=True, exist_ok=True)
     images_file, answer_file, trace_file = work / "images.npy", work / "answer.json", work / "trace.txt"
