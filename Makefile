@@ -28,7 +28,7 @@ RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 14
 	@echo
 	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones."
 	@echo "The first run makes $(VENV) from requirements.lock (0.4 GB) and needs Python 3.11+, g++, make and perl."

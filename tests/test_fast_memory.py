@@ -262,7 +262,7 @@ def test_random_traffic(memory: object, latency: int, num: int, den: int, beat: 
     for at, out in enumerate(traffic.log):
         assert (out.read + out.written - 1) * den <= at * num + den, "never more beats than the bandwidth gives"
     for before, after in zip(traffic.log, traffic.log[1:], strict=False):
-        ports = [(o.arready, o.rvalid, o.awready, o.wready, o.bvalid) for o in (before, after)]
+        ports = [(o.arready, o.rvalid, o.rvalid and (o.rdata, o.rlast), o.awready, o.wready, o.bvalid) for o in (before, after)]
         assert ports[0] == ports[1] or after.moved, "a change of the outputs is told"
 
 
@@ -332,6 +332,7 @@ def test_a_mutated_model_is_caught(tmp_path: Path, good: str, bad: str) -> None:
         test_reads_and_writes_alternate(make)
         test_at_most_64_bursts_are_taken(make)
         test_random_traffic(make, 7, 1, 4, 64)
+        test_random_traffic(make, 1, 1, 1, 16)
         test_a_restored_memory_goes_on_as_the_saved_one(make)
     for entry in made:
         entry.process.kill()
