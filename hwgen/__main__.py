@@ -14,7 +14,7 @@ from model import config as configuration
 from model.config import ConfigError
 from quantize import network as network_file
 from quantize.layers import NetworkError
-from quantize.random_network import random_network
+from quantize.random_network import TRAINED, random_network
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
     command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
     command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+    command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
     command.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/<config>)")
     return top
 
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         config = configuration.load(args.config)
         machine = machine_config(config.machine)
         if args.random_weights is not None:
-            network = random_network(config.model, args.random_weights, config.quantize)
+            network = random_network(config.model, args.random_weights, config.quantize,
+                                     TRAINED if args.trained_activity else None)
         else:
             file = args.network or args.config.with_suffix(network_file.EXTENSION)
             network = network_file.load(file)

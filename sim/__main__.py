@@ -16,7 +16,7 @@ from model.config import Config, ConfigError
 from model.masking import SpikeMask
 from quantize import network as network_file
 from quantize.layers import Network, NetworkError
-from quantize.random_network import random_images, random_network
+from quantize.random_network import TRAINED, random_images, random_network
 from sim import images as image_files
 from sim.host import HostError
 from sim.runner import SimulationFailed, SimulatorMissing, find_simulator
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, every, single, golden):
         command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
         command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+        command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
         command.add_argument("--images", type=int, help=f"number of images (default: {DEFAULT_IMAGES}; verify-all: all)")
         command.add_argument("--images-file", type=Path, help=".npz with `images` uint8 [N, H, W, C] and `labels`")
         command.add_argument("--mask", type=float, help="spike mask ratio in place of the configuration's")
@@ -64,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
 def load_network(config: Config, path: Path, args: argparse.Namespace) -> Network:
     """The network that the arguments name: random, given, or beside the configuration; it must have the configuration's shape."""
     if args.random_weights is not None:
-        return random_network(config.model, args.random_weights, config.quantize)
+        activity = TRAINED if args.trained_activity else None
+        return random_network(config.model, args.random_weights, config.quantize, activity)
     file = args.network or path.with_suffix(network_file.EXTENSION)
     network = network_file.load(file)
     if network.model != config.model:

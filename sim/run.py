@@ -75,13 +75,13 @@ def simulate(
     mask = SpikeMask.of(masking)
     trace = run_golden(network, images, mask=mask, first_image=first_image)
     memory = memory or MemoryTiming()
-    answer, trace_file, waveform = _bench(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
+    answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
                                           memory)
     verdict = verify(build.program, trace, images, answer, trace_file, memory)
     return Outcome(verdict, build, trace, images, mask, masking, waveform)
 
 
-def _bench(
+def run_top(
     build: Build,
     config: Config,
     masking: MaskingConfig,
@@ -92,8 +92,9 @@ def _bench(
     first_image: int,
     idle: int,
     stall: int,
-    memory: MemoryTiming,
+    memory: MemoryTiming = MemoryTiming(),  # noqa: B008 (frozen)
 ) -> tuple[Answer, Path, Path | None]:
+    """The cocotb bench alone, on a build: what the host saw, the trace file, and the waveform where one was asked for."""
     work = (build.folder / "sim").resolve()
     work.mkdir(parents=True, exist_ok=True)
     images_file, answer_file, trace_file = work / "images.npy", work / "answer.json", work / "trace.txt"

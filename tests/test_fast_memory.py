@@ -14,15 +14,23 @@ SIZE = 1 << 14
 BEAT = 16
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+HEADER = HERE.parent / "sim" / "fast" / "memory.hpp"
+
+
+def compiled(folder: Path, header: str) -> Path:
+    """The driver with this text as memory.hpp."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ not found: apt-get install g++")
-    program = tmp_path_factory.mktemp("memory") / "driver"
+    (folder / "memory.hpp").write_text(header)
     subprocess.run([compiler, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=undefined", "-fno-sanitize-recover",
-                    f"-I{HERE.parent / 'sim' / 'fast'}", str(HERE / "memory_driver.cpp"), "-o", str(program)], check=True)
-    return program
+                    f"-I{folder}", str(HERE / "memory_driver.cpp"), "-o", str(folder / "driver")], check=True)
+    return folder / "driver"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("memory"), HEADER.read_text())
 
 
 @dataclass
@@ -77,8 +85,9 @@ class Memory:
         into, count = aw or (0, 1)
         data, last = w or (bytes(self.beat), 0)
         mask = (1 << self.beat) - 1 if strobe is None else strobe
-        self.tell(" ".join(map(str, (int(ar is not None), address, beats - 1, step, burst, rready, int(aw is not None), into, count - 1,
-                                     step, burst, int(w is not None), data.hex(), mask, last, bready))))
+        self.tell(" ".join(map(str, (
+            int(ar is not None), address, beats - 1, step, burst, rready, int(aw is not None), into, count - 1, step, burst,
+            int(w is not None), data.hex(), mask, last, bready))))
         self.cycle += 1
         return seen
 
@@ -253,7 +262,7 @@ def test_random_traffic(memory: object, latency: int, num: int, den: int, beat: 
     for at, out in enumerate(traffic.log):
         assert (out.read + out.written - 1) * den <= at * num + den, "never more beats than the bandwidth gives"
     for before, after in zip(traffic.log, traffic.log[1:], strict=False):
-        ports = [(o.arready, o.rvalid, o.awready, o.wready, o.bvalid) for o in (before, after)]
+        ports = [(o.arready, o.rvalid, o.rvalid and (o.rdata, o.rlast), o.awready, o.wready, o.bvalid) for o in (before, after)]
         assert ports[0] == ports[1] or after.moved, "a change of the outputs is told"
 
 
@@ -292,3 +301,39 @@ def test_broken_rules_are_named(memory: object, cycles: list[dict], message: str
 def test_impossible_memories_are_refused(memory: object, numbers: tuple[int, int, int], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         memory(*numbers)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("good", "bad"), [
+    ("in.arid, now_ + latency_}", "in.arid, now_ + latency_ + 1}"),
+    ("burst.id, now_ + latency_}", "burst.id, now_ + latency_ - 1}"),
+    ("std::min<uint64_t>(den_, credit_ + num_)", "credit_ + num_"),
+    ("if (in.wstrb >> i & 1) ", ""),
+    ("(!can_read || write_turn_)", "true"),
+    ("out_.rlast = --burst.left == 0", "out_.rlast = --burst.left <= 1"),
+    ("starved_ += can_read && !credit", "starved_ += can_read"),
+    ("moved_ = !same || fresh_", "moved_ = !same"),
+    ("reads_.size() < kOutstanding", "reads_.size() <= kOutstanding"),
+    ("sequence(archive, answers_);", ""),
+])
+def test_a_mutated_model_is_caught(tmp_path: Path, good: str, bad: str) -> None:
+    text = HEADER.read_text()
+    assert text.count(good) == 1
+    program = compiled(tmp_path, text.replace(good, bad))
+    made: list[Memory] = []
+
+    def make(*args: int, **named: int) -> Memory:
+        made.append(Memory(program, *args, **named))
+        return made[-1]
+
+    with pytest.raises((AssertionError, IndexError, ValueError)):
+        test_a_burst_begins_after_the_latency_and_keeps_the_bus_full(make, 2)
+        test_beats_come_at_the_bandwidth(make, 2, 5)
+        test_writes_land_with_their_strobes_and_are_answered_after_the_latency(make)
+        test_reads_and_writes_alternate(make)
+        test_at_most_64_bursts_are_taken(make)
+        test_random_traffic(make, 7, 1, 4, 64)
+        test_random_traffic(make, 1, 1, 1, 16)
+        test_a_restored_memory_goes_on_as_the_saved_one(make)
+    for entry in made:
+        entry.process.kill()
+        entry.process.wait()
