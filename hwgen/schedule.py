@@ -87,7 +87,7 @@ def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]]) -> l
             place_part(program, packed, np.asarray(values[packed.name]), memory)
             counts = vectors(step.fields, machine, memory)
         cost = gemm_cycles(step.fields, machine, counts)
-        out.append(StepCost(_dispatched(step, cost.cycles), cost.events, _bound(counts, machine.rows_per_cycle)))
+        out.append(StepCost(dispatched(step, cost.cycles), cost.events, _bound(counts, machine.rows_per_cycle)))
     return out
 
 
@@ -112,8 +112,8 @@ def program_depth(program: Program) -> int:
     return max(buffer.base + buffer.size for buffer in program.buffers.values())
 
 
-def _dispatched(step: Step, unit: int) -> int:
-    """From this descriptor's dispatch to the next one's."""
+def dispatched(step: Step, unit: int) -> int:
+    """From a GEMM descriptor's dispatch to the next one's, when its unit takes `unit` cycles."""
     if step.fields["after"] == After.LOGITS:
         groups = step.fields["groups"] + 1
         unit = max(unit, unit - groups + 1 + RESULT_LATENCY + step.fields["count"])
@@ -180,5 +180,5 @@ def _at_rate(program: Program, steps: list[Step], events_per_channel: float) -> 
         words = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
         lanes = min(f["row_word_step"], program.machine.lanes)
         count = min(lanes, round(lanes * events_per_channel / planes))
-        total += _dispatched(step, gemm_cycles(f, program.machine, np.full((tokens, planes, words), count)).cycles)
+        total += dispatched(step, gemm_cycles(f, program.machine, np.full((tokens, planes, words), count)).cycles)
     return total
