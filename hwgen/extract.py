@@ -171,7 +171,7 @@ class Extractor(wiring.Component):
         ends = exhausted & entry.flags.last
         m.d.comb += [waiting.eq(queue.r_data), self.ending.eq(valid & ends & ~self.hold), go.eq(valid & ~(ends & self.hold)),
                      take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
-        below, above = _any_below(entry.bits), _any_below(entry.bits[::-1])[::-1]
+        below, above = _any_below(m, entry.bits, "below"), _any_below(m, entry.bits[::-1], "above")[::-1]
         with m.If(take):
             m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.cycles <= 1)]
         with m.Elif(go):
@@ -190,11 +190,16 @@ class Extractor(wiring.Component):
             m.d.sync += [hot.eq(entry.bits & ~inner), self.out.row[port].eq(row + _index(hot))]
 
 
-def _any_below(bits: Value) -> Value:
+def _any_below(m: Module, bits: Value, name: str) -> Signal:
     """Bit i: whether one of `bits[:i]` is set; two levels, by chunks, so that the depth stays small."""
-    chunks = [bits[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
-    full = Cat(chunk.any() for chunk in chunks)
-    return Cat(full[:number].any() | chunk[:place].any() for number, chunk in enumerate(chunks) for place in range(len(chunk)))
+    found = Signal(len(bits), name=name)
+    given, full = Signal(len(bits), name=f"{name}_bits"), Signal(-(-len(bits) // CHUNK), name=f"{name}_full")
+    chunks = [given[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
+    # signals, not expressions: what is used many times is written once
+    m.d.comb += [given.eq(bits), full.eq(Cat(chunk.any() for chunk in chunks)),
+                 found.eq(Cat(full[:number].any() | chunk[:place].any()
+                              for number, chunk in enumerate(chunks) for place in range(len(chunk))))]
+    return found
 
 
 def _index(hot: Value) -> Value:
