@@ -120,3 +120,8 @@ def attention_cycles(m: MachineConfig, shape: AttentionShape) -> int:
     summed = last_key + SCORE_STAGES + m.planes + 6
     fired = summed + ((shape.tokens - 1) % m.attention_rows + 1) * shape.row_cycles(m)
     return fired + shape.words_per_head(m.lanes) + 3 + 1
+
+
+def attention_bound(m: MachineConfig, shape: AttentionShape) -> int:
+    """Cycles that the score rows alone need: every key of every pass of every job, one a cycle."""
+    return shape.jobs * shape.passes(m) * shape.tokens
