@@ -24,11 +24,11 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all test setup train quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 14
 	@echo
 	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones."
 	@echo "The first run makes $(VENV) from requirements.lock (0.4 GB) and needs Python 3.11+, g++, make and perl."
@@ -38,6 +38,9 @@ help:  ## this list
 
 sim: rtl  ## set up, then simulate the generated machine and compare every layer with the golden model
 	$(PY) -m sim run --config $(CONFIG) $(RUN_FLAGS)
+
+verify-all: rtl  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
+	$(PY) -m sim verify-all --config $(CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(ARGS)
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \

@@ -8,12 +8,13 @@ from hwgen.config import machine_config
 from hwgen.emit import Build, emit
 from hwgen.program import CompileError, demands
 from hwgen.schedule import layer_table
-from hwgen.top import memory_shapes
+from hwgen.shapes import memory_shapes
+from hwgen.traffic import traffic_line
 from model import config as configuration
 from model.config import ConfigError
 from quantize import network as network_file
 from quantize.layers import NetworkError
-from quantize.random_network import random_network
+from quantize.random_network import TRAINED, random_network
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
     command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
     command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+    command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
     command.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/<config>)")
     return top
 
@@ -33,6 +35,8 @@ def print_build(build: Build) -> None:
     print(layer_table(build.program))
     used, machine = demands(build.program), build.machine
     print("memories: " + ", ".join(f"{name} {used[name]} of {getattr(machine, name)}" for name in used))
+    if machine.memory_bits:
+        print(traffic_line(build.program))
     bits = sum(width * depth for width, depth in memory_shapes(machine).values())
     print(
         f"loaded memory {bits / 8192:.0f} KiB; {build.verilog} {'written' if build.regenerated else 'is up to date'}; "
@@ -47,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         config = configuration.load(args.config)
         machine = machine_config(config.machine)
         if args.random_weights is not None:
-            network = random_network(config.model, args.random_weights, config.quantize)
+            network = random_network(config.model, args.random_weights, config.quantize,
+                                     TRAINED if args.trained_activity else None)
         else:
             file = args.network or args.config.with_suffix(network_file.EXTENSION)
             network = network_file.load(file)

@@ -47,7 +47,7 @@ class AttentionUnit(wiring.Component):
         connect(m, flipped(self.spike_read), loader.spike_read)
         connect(m, flipped(self.spike_write), output.spike_write)
         m.d.comb += [unit.desc.eq(desc) for unit in (loader, lanes, score_rows, sums, output)]
-        m.d.comb += [unit.start.eq(self.start) for unit in (loader, score_rows, output)]
+        m.d.comb += [unit.start.eq(self.start) for unit in (loader, score_rows, sums, output)]
         m.d.comb += [self.done.eq(output.done), score_rows.mask_state.eq(self.mask_state)]
 
         mask = Signal(lane_bits)  # zero beyond the head's channels: what lies there belongs to other heads

@@ -20,7 +20,10 @@ MAX_HEADS = 256
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Dimensions of one attention layer; `window` is already clipped to the map, `planes` are the network's own.
+    """Dimensions of one attention descriptor; `window` is already clipped to the map, `planes` are the network's own.
+
+    `window_rows` 0: the whole map, each token at its own place. Else: only the rows of windows `window_row` to
+    `window_row + window_rows - 1`, whose tokens lie in the rolled map's order of rows (a part of a map that is streamed).
 
     `check(m)` raises ConfigError where machine `m` cannot run it.
     """
@@ -31,6 +34,8 @@ class AttentionShape:
     heads: int
     head_size: int
     planes: int
+    window_row: int = 0
+    window_rows: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.side <= MAX_SIDE:
@@ -39,6 +44,9 @@ class AttentionShape:
             raise ConfigError(f"attention: window {self.window} does not divide a side of {self.side} tokens")
         if not 0 <= self.shift < self.window:
             raise ConfigError(f"attention: shift must be below the window ({self.window}), not {self.shift}")
+        if self.window_rows < 0 or not 0 <= self.window_row <= self.windows_per_side - self.window_rows:
+            raise ConfigError(f"attention: window rows {self.window_row} to {self.window_row + self.window_rows - 1} are not "
+                              f"among the map's {self.windows_per_side}")
         if not 1 <= self.heads <= MAX_HEADS:
             raise ConfigError(f"attention: heads must be 1 to {MAX_HEADS}, not {self.heads}")
         if self.head_size < 1:
@@ -62,9 +70,14 @@ class AttentionShape:
         return self.side // self.window
 
     @property
+    def rows_of_windows(self) -> int:
+        """Rows of windows that are run."""
+        return self.window_rows or self.windows_per_side
+
+    @property
     def jobs(self) -> int:
         """Pairs of window and head."""
-        return self.windows_per_side**2 * self.heads
+        return self.rows_of_windows * self.windows_per_side * self.heads
 
     def heads_per_word(self, lanes: int) -> int:
         """Head slices in one spike word (1 where a slice is wider than a word)."""

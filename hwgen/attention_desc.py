@@ -8,6 +8,7 @@ from model.config import ConfigError
 ADDRESS_BITS = 20
 """Bits of a scratchpad or ROM address in a descriptor: `spike_words` and `rom_words` go up to 2^20."""
 THRESHOLD_BITS = 20
+NO_EDGE = 255
 
 
 class WalkFields(data.Struct):
@@ -35,8 +36,11 @@ class AttentionDescriptor(data.Struct):
     output: WalkFields
     side_last: 8
     window_last: 4
-    windows_last: 8         # windows along a side
+    windows_last: 8         # windows along x
+    window_rows_last: 8     # rows of windows
+    edge_row: 8             # the row of windows that meets the map's lower edge; NO_EDGE: not among them
     shift: 4
+    shift_y: 4              # shift, or 0 where the rows lie in the rolled map's order
     split: 5                # window - shift: where the regions of an edge window meet
     keys_last: 8
     passes_last: 8
@@ -60,7 +64,16 @@ class AttentionDescriptor(data.Struct):
 def _walk(shape: AttentionShape, base: int, token: int) -> dict[str, int]:
     row = shape.side * token
     return {"base": base, "token": token, "row": row,
-            "origin_x": shape.shift * token, "origin_y": base + shape.shift * row}
+            "origin_x": shape.shift * token, "origin_y": base + _shift_y(shape) * row}
+
+
+def _shift_y(shape: AttentionShape) -> int:
+    return 0 if shape.window_rows else shape.shift
+
+
+def _edge_row(shape: AttentionShape) -> int:
+    edge = shape.windows_per_side - 1 - shape.window_row
+    return edge if edge < shape.rows_of_windows else NO_EDGE
 
 
 def _slot(shape: AttentionShape, lanes: int, first: int) -> dict[str, int]:
@@ -84,6 +97,7 @@ def attention_fields(m: MachineConfig, shape: AttentionShape, *, in_base: int, o
         "input": _walk(shape, in_base, shape.token_words(lanes, 3 * shape.heads)),
         "output": _walk(shape, out_base, shape.token_words(lanes, shape.heads)),
         "side_last": shape.side - 1, "window_last": w - 1, "windows_last": shape.windows_per_side - 1,
+        "window_rows_last": shape.rows_of_windows - 1, "edge_row": _edge_row(shape), "shift_y": _shift_y(shape),
         "shift": shape.shift, "split": w - shape.shift, "keys_last": shape.tokens - 1,
         "passes_last": shape.passes(m) - 1, "pass_last": shape.pass_cycles(m) - 1, "row_last": shape.row_cycles(m) - 1,
         "heads_last": shape.heads - 1, "head_size": shape.head_size,

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.attention_desc import ADDRESS_BITS, AttentionDescriptor
 from hwgen.config import MachineConfig
+from hwgen.countdown import Countdown
 from hwgen.memory import read_signature, write_signature
 
 KINDS = 3
@@ -42,48 +43,52 @@ class WindowWalk:
         self._origin_row = Signal(ADDRESS_BITS, name="walk_origin_row")
         self._origin_column = Signal(ADDRESS_BITS, name="walk_origin_column")
         self._x, self._y, self._origin_x, self._origin_y = (Signal(8, name=f"walk_{n}") for n in ("x", "y", "ox", "oy"))
-        self._ix, self._iy, self._wx, self._wy = (Signal(8, name=f"walk_{n}") for n in ("ix", "iy", "wx", "wy"))
+        self._ix, self._iy, self._wx, self._wy = (Countdown(m, f"walk_{name}", total) for name, total in (
+            ("ix", desc.window_last), ("iy", desc.window_last), ("wx", desc.windows_last), ("wy", desc.window_rows_last)))
         self.offset = self._row + self._column
-        self.last = (self._ix == desc.window_last) & (self._iy == desc.window_last)
-        self.last_window = (self._wx == desc.windows_last) & (self._wy == desc.windows_last)
+        self.last = self._ix.last & self._iy.last
+        self.last_window = self._wx.last & self._wy.last
         at_right, at_bottom = self._x == desc.side_last, self._y == desc.side_last
         self._right = (Mux(at_right, 0, self._column + fields.token), Mux(at_right, 0, self._x + 1))
         self._below = (Mux(at_bottom, fields.base, self._row + fields.row), Mux(at_bottom, 0, self._y + 1))
 
     def start(self) -> None:
         """To the first token of the first window."""
-        f, shift = self._fields, self._desc.shift
+        f, shift, shift_y = self._fields, self._desc.shift, self._desc.shift_y
         self._m.d.sync += [
-            self._row.eq(f.origin_y), self._origin_row.eq(f.origin_y), self._y.eq(shift), self._origin_y.eq(shift),
+            self._row.eq(f.origin_y), self._origin_row.eq(f.origin_y), self._y.eq(shift_y), self._origin_y.eq(shift_y),
             self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x), self._x.eq(shift),
-            self._origin_x.eq(shift),
-            self._ix.eq(0), self._iy.eq(0), self._wx.eq(0), self._wy.eq(0)]
+            self._origin_x.eq(shift)]
+        for counter in (self._ix, self._iy, self._wx, self._wy):
+            counter.begin()
 
     def step(self) -> None:
         """To the next token of the window; from the last back to the first."""
         m = self._m
-        with m.If(self._ix == self._desc.window_last):
-            m.d.sync += [self._ix.eq(0), self._column.eq(self._origin_column), self._x.eq(self._origin_x)]
-            with m.If(self._iy == self._desc.window_last):
-                m.d.sync += [self._iy.eq(0), self._row.eq(self._origin_row), self._y.eq(self._origin_y)]
+        self._ix.step()
+        with m.If(self._ix.last):
+            self._iy.step()
+            m.d.sync += [self._column.eq(self._origin_column), self._x.eq(self._origin_x)]
+            with m.If(self._iy.last):
+                m.d.sync += [self._row.eq(self._origin_row), self._y.eq(self._origin_y)]
             with m.Else():
-                m.d.sync += [self._iy.eq(self._iy + 1), self._row.eq(self._below[0]), self._y.eq(self._below[1])]
+                m.d.sync += [self._row.eq(self._below[0]), self._y.eq(self._below[1])]
         with m.Else():
-            m.d.sync += [self._ix.eq(self._ix + 1), self._column.eq(self._right[0]), self._x.eq(self._right[1])]
+            m.d.sync += [self._column.eq(self._right[0]), self._x.eq(self._right[1])]
 
     def next_window(self) -> None:
         """Together with `step` at a window's last token: its right and lower neighbours begin the next windows."""
         m, f = self._m, self._fields
-        with m.If(self._wx == self._desc.windows_last):
+        self._wx.step()
+        with m.If(self._wx.last):
+            self._wy.step()
             m.d.sync += [
-                self._wx.eq(0), self._wy.eq(self._wy + 1),
                 self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x),
                 self._x.eq(self._desc.shift), self._origin_x.eq(self._desc.shift),
                 self._row.eq(self._below[0]), self._origin_row.eq(self._below[0]),
                 self._y.eq(self._below[1]), self._origin_y.eq(self._below[1])]
         with m.Else():
             m.d.sync += [
-                self._wx.eq(self._wx + 1),
                 self._column.eq(self._right[0]), self._origin_column.eq(self._right[0]),
                 self._x.eq(self._right[1]), self._origin_x.eq(self._right[1])]
 

@@ -1,21 +1,21 @@
 """From q and k to ROM addresses: score lanes (AND, popcount, scaled fire), spike mask, relative position."""
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.attention_desc import ADDRESS_BITS, THRESHOLD_BITS, AttentionDescriptor
 from hwgen.config import MachineConfig
 from hwgen.lfsr import advanced, next_row
+from hwgen.popcount import popcount
 from model.masking import LEAP, WIDTH
 from quantize.formats import SCORE_SHIFT
 
-CHUNK = 8
+CHUNK = 4
 """Channels whose products are counted in the first stage."""
 
 
-def _popcount(bits: list[Value]) -> Value:
-    """Sum of one-bit values as a balanced tree."""
-    terms: list[Value] = list(bits)
+def _total(terms: list[Value]) -> Value:
+    """Sum of numbers as a balanced tree of adders."""
     while len(terms) > 1:
         terms = [terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
     return terms[0]
@@ -48,24 +48,26 @@ class ScoreLanes(wiring.Component):
                     bits: list[Value] = [self.q[r][c * b + p] & self.k[c * b + weight - p] for c in chunk
                                          for p in range(b) if 0 <= weight - p < b]
                     count = Signal(range(len(bits) + 1), name=f"chunk{r}_{low}_{weight}")
-                    m.d.sync += count.eq(_popcount(bits))
+                    m.d.sync += count.eq(popcount(bits))
                     weights[weight].append(count)
             totals = []
             for weight, counts in enumerate(weights):
                 total = Signal(range(channels * b + 1), name=f"weight{r}_{weight}")
-                m.d.sync += total.eq(_popcount(counts))
+                m.d.sync += total.eq(_total(counts))
                 totals.append(total << weight)
             score = Signal(range(top + 1), name=f"score{r}")
             charge = Signal(charge_bits, name=f"charge{r}")
-            m.d.sync += [score.eq(_popcount(totals)), charge.eq((score << SCORE_SHIFT) + (threshold >> 1))]
+            m.d.sync += [score.eq(_total(totals)), charge.eq((score << SCORE_SHIFT) + (threshold >> 1))]
             spikes: list[Value] = []
             for phase in reversed(range(b)):
-                spike = charge >= threshold << phase
+                rest = Signal(signed(charge_bits + b), name=f"rest{r}_{phase}")
+                m.d.comb += rest.eq(charge - (threshold << phase))
+                spike = rest >= 0
                 if phase < 4:
                     spike = spike & self.desc.planes_enable[phase]
                 after = Signal(charge_bits, name=f"charge{r}_{phase}")
                 fired = Signal(b - phase, name=f"fired{r}_{phase}")
-                m.d.sync += [after.eq(charge - Mux(spike, threshold << phase, 0)), fired.eq(Cat(spike, *spikes))]
+                m.d.sync += [after.eq(Mux(spike, rest, charge)), fired.eq(Cat(spike, *spikes))]
                 charge, spikes = after, [fired[i] for i in range(b - phase)]
             m.d.comb += self.a[r].eq(Cat(*spikes))
         return m
@@ -136,7 +138,7 @@ class ScoreRows(wiring.Component):
         fill, following, job_rom, head = Signal(range(count + 2)), _Row("next"), Signal(ADDRESS_BITS), Signal(8)
         x, y, window_x, window_y, used_up = Signal(4), Signal(4), Signal(8), Signal(8), Signal()
         m.d.comb += [following.up.eq(y < desc.split), following.left.eq(x < desc.split),
-                     following.edge_y.eq(window_y == desc.windows_last),
+                     following.edge_y.eq(window_y == desc.edge_row),
                      following.edge_x.eq(window_x == desc.windows_last)]
         with m.If(self.start):
             m.d.sync += [fill.eq(0), following.rom.eq(desc.rom_start), following.lfsr.eq(self.mask_state),

@@ -1,5 +1,5 @@
 """The softmax sums of each query row, and their fire: N += num * v, D += den, out = fire(N + (D >> 1), D)."""
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,14 +13,15 @@ class AttentionSum(wiring.Component):
     Ports, with the ROM's data in cycle 0: `entry`, A words {den, num}, and `allow` in cycle 0; `v`, one row of
     head_lanes counts (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in
     cycle 3. The first row fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle
-    after, with `take`; the others follow. `take_last` marks the pass's last row.
+    after, with `take`; the others follow. `take_last` marks the pass's last row. `start` of a layer drops what the layer
+    before still fires: rows beyond its last query.
     """
 
     def __init__(self, machine: MachineConfig) -> None:
         self.machine = machine
         bits = machine.head_lanes * machine.planes
         super().__init__({
-            "desc": In(AttentionDescriptor), "entry": In(2 * machine.rom_bits).array(machine.attention_rows),
+            "desc": In(AttentionDescriptor), "start": In(1), "entry": In(2 * machine.rom_bits).array(machine.attention_rows),
             "allow": In(1).array(machine.attention_rows), "v": In(bits), "valid": In(1), "first": In(1), "last": In(1),
             "take": Out(1), "take_last": Out(1), "row": Out(bits)})
 
@@ -35,9 +36,10 @@ class AttentionSum(wiring.Component):
         for r in range(rows):
             num, den = Signal(machine.rom_bits, name=f"num{r}"), Signal(machine.rom_bits, name=f"den{r}")
             later, total = Signal(machine.rom_bits, name=f"den_later{r}"), Signal(range(top_d + 1), name=f"sum_d{r}")
-            gate = self.allow[r].replicate(machine.rom_bits)
-            m.d.sync += [num.eq(self.entry[r][:machine.rom_bits] & gate),
-                         den.eq(self.entry[r][machine.rom_bits:] & gate), later.eq(den)]
+            allow = Signal(name=f"allow_later{r}")
+            # a block RAM's output is late: it goes straight to a register
+            m.d.sync += [num.eq(self.entry[r][:machine.rom_bits]), den.eq(self.entry[r][machine.rom_bits:]),
+                         allow.eq(self.allow[r]), later.eq(Mux(allow, den, 0))]
             with m.If(self.valid):
                 m.d.sync += total.eq(Mux(self.first, 0, total) + later)
             sums_d.append(total)
@@ -45,7 +47,7 @@ class AttentionSum(wiring.Component):
             for c in range(channels):
                 charge = Signal(range(largest * machine.levels + 1), name=f"charge{r}_{c}")
                 potential = Signal(range(top_n + 1), name=f"sum_n{r}_{c}")
-                gated = [Mux(self.v[c * b + p], num << p, 0) for p in range(b)]
+                gated = [Mux(self.v[c * b + p] & allow, num << p, 0) for p in range(b)]
                 m.d.sync += charge.eq(sum(gated[1:], gated[0]))
                 with m.If(self.valid):
                     m.d.sync += potential.eq(Mux(self.first, 0, potential) + charge)
@@ -55,7 +57,7 @@ class AttentionSum(wiring.Component):
         return m
 
     def _fire(self, m: Module, sums_n: list[list[Value]], sums_d: list[Value], top_v: int, top_t: int) -> None:
-        """`b` phases for each row; row 0's registers fire, the others wait in line."""
+        """`b` phases for each row; row 0's registers fire, the others wait in line, their half threshold not yet added."""
         desc, b, channels, rows = self.desc, self.machine.planes, self.machine.head_lanes, self.machine.attention_rows
         v = [[Signal(range(top_v + 1), name=f"v{r}_{c}") for c in range(channels)] for r in range(rows)]
         threshold = [Signal(range(top_t + 1), name=f"threshold{r}") for r in range(rows)]
@@ -66,25 +68,30 @@ class AttentionSum(wiring.Component):
                 with m.Case(b - 1 - phase):
                     m.d.comb += enable.eq(desc.planes_enable[phase])
         phases, end = cycle < b, cycle == desc.row_last
-        m.d.sync += [self.take.eq(busy & end), self.take_last.eq(row == rows - 1)]
+        m.d.sync += [self.take.eq(busy & end & ~self.start), self.take_last.eq(row == rows - 1)]
         with m.If(busy):
             m.d.sync += [cycle.eq(cycle + 1), threshold[0].eq(threshold[0] >> 1)]
         for c in range(channels):
-            spike = (v[0][c] >= threshold[0]) & enable
+            rest = Signal(signed(max(len(v[0][c]), len(threshold[0])) + 1), name=f"rest_{c}")
+            m.d.comb += rest.eq(v[0][c] - threshold[0])
+            spike = (rest >= 0) & enable
             with m.If(busy & phases):
                 count = self.row[c * b:(c + 1) * b]
-                m.d.sync += [v[0][c].eq(v[0][c] - Mux(spike, threshold[0], 0)),
-                             count.eq(Cat(spike, Mux(cycle == 0, 0, count)[:b - 1]))]
+                m.d.sync += [v[0][c].eq(Mux(spike, rest, v[0][c])), count.eq(Cat(spike, Mux(cycle == 0, 0, count)[:b - 1]))]
         with m.If(busy & end):
             m.d.sync += [cycle.eq(0), busy.eq(row != rows - 1)]
             if isinstance(row, Signal):
                 m.d.sync += row.eq(row + 1)
-            for r in range(rows - 1):
-                m.d.sync += [threshold[r].eq(threshold[r + 1]), *(v[r][c].eq(v[r + 1][c]) for c in range(channels))]
         with m.If(self.last):
             m.d.sync += [busy.eq(1), cycle.eq(0)]
             if isinstance(row, Signal):
                 m.d.sync += row.eq(0)
-            for r in range(rows):
-                m.d.sync += [threshold[r].eq(sums_d[r] << (b - 1)),
-                             *(v[r][c].eq(sums_n[r][c] + (sums_d[r] >> 1)) for c in range(channels))]
+        with m.If(self.start):
+            m.d.sync += busy.eq(0)
+        for r in range(rows):
+            behind = r + 1 if r + 1 < rows else r
+            following = Mux(self.last, sums_d[r] << (b - 1), threshold[behind])
+            half = following >> b if r == 0 else 0
+            with m.If(self.last | (busy & end)):
+                m.d.sync += [threshold[r].eq(following),
+                             *(v[r][c].eq(Mux(self.last, sums_n[r][c], v[behind][c]) + half) for c in range(channels))]

@@ -69,6 +69,8 @@ class MachineConfig:
         need(self.bus_bytes in (4, 8), f"bus_bytes must be 4 or 8, not {self.bus_bytes}")
         need(self.memory_bits == 0 or _power_of_two(self.memory_bits) and 64 <= self.memory_bits <= 512,
              f"memory_bits must be 0 (none), 64, 128, 256 or 512, not {self.memory_bits}")
+        need(self.memory_bits == 0 or self.weights == "loadable",
+             f"weights must be 'loadable' where memory_bits is {self.memory_bits}: they come from external memory")
         need(_power_of_two(self.memory_burst) and self.memory_burst <= 256 and self.memory_burst * self.memory_bits <= 8 * 4096,
              f"memory_burst must be a power of two up to 256 beats and 4 KiB, not {self.memory_burst} of {self.memory_bits} bits")
         need(1 <= self.memory_outstanding <= 64, f"memory_outstanding must be 1 to 64, not {self.memory_outstanding}")

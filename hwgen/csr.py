@@ -38,7 +38,8 @@ class Csr(wiring.Component):
       load_address_next in [32], `load_address_update` in, pulse: the loader moves `load_address` (out [32]) on.
       program_start, images, mask_seed out [32]; mask_enable, mask_override out; mask_ratio out [8]; load_target out
                         [3] (a LoadTarget), as the host wrote them.
-      cycles, events    in [64]; layer in [32]: counters, read as they are.
+      memory_base       out [32], in 4 KiB, as the host wrote it.
+      cycles, events, stalls in [64]; layer in [32]: counters, read as they are.
       irq               out, level: any enabled interrupt cause.
     """
 
@@ -55,7 +56,7 @@ class Csr(wiring.Component):
             "load_address_next": In(32), "load_address_update": In(1),
             "program_start": Out(32), "images": Out(32, init=1),
             "mask_seed": Out(32), "mask_enable": Out(1), "mask_override": Out(1), "mask_ratio": Out(8),
-            "cycles": In(64), "events": In(64), "layer": In(32),
+            "cycles": In(64), "events": In(64), "stalls": In(64), "layer": In(32), "memory_base": Out(32),
         })
 
     def elaborate(self, platform: object) -> Elaboratable:
@@ -106,7 +107,8 @@ class Csr(wiring.Component):
             bank.update["LOAD_ADDRESS"].eq(self.load_address_update),
             hardware["CYCLES_LO", "value"].eq(self.cycles[:32]), hardware["CYCLES_HI", "value"].eq(self.cycles[32:]),
             hardware["EVENTS_LO", "value"].eq(self.events[:32]), hardware["EVENTS_HI", "value"].eq(self.events[32:]),
-            hardware["LAYER", "value"].eq(self.layer),
+            hardware["STALLS_LO", "value"].eq(self.stalls[:32]), hardware["STALLS_HI", "value"].eq(self.stalls[32:]),
+            hardware["LAYER", "value"].eq(self.layer), self.memory_base.eq(written["MEMORY_BASE", "value"]),
         ]
         return m
 

@@ -1,6 +1,6 @@
 """Descriptors: what the compiler writes into the program memory and the sequencer hands to the units, stated once.
 
-A descriptor is `DESCRIPTOR_WORDS` program words of 64 bits: the header first, then the payload of its kind. Packing (`pack`)
+A descriptor is `DESCRIPTOR_WORDS` program words of 64 bits: header, sync, then the payload of its kind. Packing (`pack`)
 and the hardware's view (`amaranth.lib.data` layouts) come from the same field tables.
 """
 import enum
@@ -8,8 +8,8 @@ import enum
 from amaranth.lib import data
 
 PROGRAM_BITS = 64
-DESCRIPTOR_WORDS = 8
-PAYLOAD_BITS = PROGRAM_BITS * (DESCRIPTOR_WORDS - 1)
+DESCRIPTOR_WORDS = 9
+PAYLOAD_BITS = PROGRAM_BITS * (DESCRIPTOR_WORDS - 2)
 ADDRESS_BITS = 20
 
 
@@ -56,6 +56,12 @@ HEADER = {
     "jump": (32, "x^k modulo the LFSR polynomial: from the image's start state to this descriptor's first draw"),
 }
 
+SYNC = {
+    "reads": (16, "dispatched when this many reads of external memory are done in the image"),
+    "writes": (16, "dispatched when this many writes to external memory are done in the image"),
+    "reserved": (32, "0"),
+}
+
 IMAGE = {
     "base": (ADDRESS_BITS, "spike word of token 0"),
     "tokens": (20, "patches of the image"),
@@ -63,6 +69,7 @@ IMAGE = {
     "groups": (4, "spike words that the bits of a pixel take"),
     "words": (8, "words of `lanes` channels of a token"),
     "token_words": (12, "spike words of a token: groups * words"),
+    "more": (1, "the image's packet goes on: the next IMAGE descriptor takes what follows"),
 }
 
 GEMM = {

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from hwgen.config import MachineConfig
 from hwgen.files import digest, hex_image, json_text, write_if_changed
-from hwgen.program import Images, Program, compile_network, sized
+from hwgen.program import compile_network, sized
 from hwgen.registers import LoadTarget
-from hwgen.top import Accelerator, memory_shapes
+from hwgen.shapes import memory_shapes
+from hwgen.steps import Images, Program
+from hwgen.top import Accelerator
 from hwgen.verilog import convert
 from model.config import MaskingConfig
 from quantize.layers import Network
@@ -22,7 +24,10 @@ from quantize.network import digest as network_digest
 TOP = "mst_accelerator"
 MANIFEST = "manifest.json"
 IMAGE_FILES = {LoadTarget.PROGRAM: "program.hex", LoadTarget.WEIGHTS: "weights.hex", LoadTarget.PARAMS: "params.hex",
-               LoadTarget.BRANCHES: "branches.hex", LoadTarget.ROM: "rom.hex"}
+               LoadTarget.BRANCHES: "branches.hex", LoadTarget.ROM: "rom.hex", LoadTarget.READS: "reads.hex",
+               LoadTarget.WRITES: "writes.hex"}
+EXTERNAL = "external.bin"
+"""What lies in external memory from MEMORY_BASE on before the first image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ class Build:
 def image_words(images: Images, target: LoadTarget) -> list[int]:
     """The words of one loadable memory."""
     return {LoadTarget.PROGRAM: images.program, LoadTarget.WEIGHTS: images.weights, LoadTarget.PARAMS: images.params,
-            LoadTarget.BRANCHES: images.branches, LoadTarget.ROM: images.rom}[target]
+            LoadTarget.BRANCHES: images.branches, LoadTarget.ROM: images.rom, LoadTarget.READS: images.reads,
+            LoadTarget.WRITES: images.writes}[target]
 
 
 def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folder: Path) -> Build:
@@ -62,6 +68,8 @@ def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folde
     build_id = digest(design_id, network_digest(network), repr(masking))
     for target, (bits, _) in memory_shapes(machine).items():
         write_if_changed(folder / IMAGE_FILES[target], hex_image(image_words(program.images, target), bits))
+    if machine.memory_bits:
+        write_if_changed(folder / EXTERNAL, program.images.external)
     target_file = folder / f"{TOP}.v"
     regenerated = not target_file.exists() or _recorded(folder).get("design_id") != design_id \
         or _recorded(folder).get("verilog_sha256") != digest(target_file.read_bytes())

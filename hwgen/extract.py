@@ -1,20 +1,31 @@
 """Event extractor: walks the input words of a GEMM tile, plane by plane, and emits up to two weight row addresses a cycle.
 
-Two halves with a queue between them. The *fetcher* reads one spike word a cycle, picks one bit plane of it, and queues the
-bit vector unless it is empty (the last word of a plane is queued always: it carries the plane's doubling and the token's
-end). The *emitter* takes a vector and names its set bits, lowest and highest first, as weight rows; a vector of k events
-takes max(1, ceil(k/2)) cycles. So zero and masked inputs take no cycle while the queue holds work.
+Two halves with a queue between them. The *fetcher* reads one spike word a cycle, picks one bit plane of it, counts its
+events, and queues the bit vector unless it is empty (the last word of a plane is queued always: it carries the plane's
+doubling and the token's end). The *emitter* takes a vector and names its set bits, lowest and highest first, as weight
+rows; a vector of k events takes max(1, ceil(k/2)) cycles. So zero and masked inputs take no cycle while the queue holds work.
 
-Timing (`hwgen.gemm_cycles` states it as a recurrence): the word issued in cycle c is judged in c + 1, queued at its end, and
-can be taken by the emitter in c + 2; its first events leave in c + 3.
+Timing (`hwgen.gemm_cycles` states it as a recurrence): the fetcher's stages move together, and stand still only where a word
+is to be queued and the queue is full. The word issued in cycle c is read in c + 1, its plane is picked in c + 2; it is counted
+in c + 3 and judged in c + 4 (`FETCH_STAGES`), queued at its end, and can be taken by the emitter in c + 5. The rows that the
+emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
 """
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
+from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
+from hwgen.popcount import popcount
+
+FETCH_STAGES = 4
+"""Cycles from a word's issue to its judgement: address, read, pick, count."""
+EMIT_STAGES = 2
+"""Cycles from naming a vector's events to their rows being on `out`: one-hot, index and address."""
+CHUNK = 8
+"""Lanes that are looked at together, by the count and by the search for the outermost bits."""
 
 FLAGS = data.StructLayout({"load": 1, "double": 1, "negate": 1, "last": 1})
 
@@ -41,121 +52,151 @@ class Extractor(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        vector = data.StructLayout({"bits": self.m.lanes, "row": ADDRESS_BITS, "flags": FLAGS})
+        vector = data.StructLayout({"bits": self.m.lanes, "row": ADDRESS_BITS, "flags": FLAGS, "some": 1, "odd": 1,
+                                    "cycles": self.m.lanes.bit_length()})
         m.submodules.queue = queue = SyncFIFO(width=vector.size, depth=self.m.queue_depth)
         self._fetch(m, queue, vector)
         self._emit(m, queue, vector)
         return m
 
     def _fetch(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
-        d, planes = self.desc, self.m.planes
-        busy = Signal()
-        x, y = Signal(10), Signal(10)
-        px, py, w = Signal(8), Signal(8), Signal(8)
-        token, column, phase = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        group, bit, plane = Signal(12), Signal(range(max(planes, 2))), Signal(4)
-        phase_row, row = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        advance = Signal()  # all stages move
+        tag = data.StructLayout({"valid": 1, "row": ADDRESS_BITS, "bit": range(max(self.m.planes, 2)), "first_plane": 1,
+                                 "negate": 1, "plane_end": 1, "token_end": 1})
+        tags = [Signal(tag, name=f"tag{stage}") for stage in range(FETCH_STAGES + 1)]
+        for before, after in zip(tags, tags[1:], strict=False):
+            with m.If(advance):
+                m.d.sync += after.eq(before)
+        self._walk(m, tags[0], advance)
+        m.d.comb += self.en.eq(tags[1].valid & advance)
 
-        tag = data.StructLayout({"row": ADDRESS_BITS, "bit": len(bit), "first_plane": 1, "negate": 1,
-                                 "plane_end": 1, "token_end": 1})
-        judged, judging = Signal(tag), Signal()
-        advance = Signal()  # the word at the memory's output leaves, or none is there
-        issue = Signal()
-        m.d.comb += [issue.eq(busy & advance), self.en.eq(issue), self.address.eq(phase + group + w)]
-
-        last_word, last_y, last_x = w == d.words, py == d.phases_y, px == d.phases_x
-        plane_end = Signal()
-        last_plane = plane == d.planes_less_one
-        m.d.comb += plane_end.eq(last_word & last_y & last_x)
-        next_token = Signal(ADDRESS_BITS)
-        m.d.comb += next_token.eq(token + Mux(x == d.tokens_x, d.row_step, d.token_step))
-
-        with m.If(self.start):
-            m.d.sync += [busy.eq(1), x.eq(0), y.eq(0), px.eq(0), py.eq(0), w.eq(0), plane.eq(0),
-                         token.eq(d.in_base), column.eq(d.in_base), phase.eq(d.in_base),
-                         group.eq(d.first_group), bit.eq(d.first_bit),
-                         phase_row.eq(d.weight_base), row.eq(d.weight_base)]
-        with m.Elif(issue):
-            with m.If(~last_word):
-                m.d.sync += [w.eq(w + 1), row.eq(row + d.row_word_step)]
-            with m.Else():
-                m.d.sync += w.eq(0)
-                with m.If(~(last_y & last_x)):
-                    m.d.sync += [phase_row.eq(phase_row + d.row_phase_step), row.eq(phase_row + d.row_phase_step)]
-                    with m.If(~last_y):
-                        m.d.sync += [py.eq(py + 1), phase.eq(phase + d.off_y)]
-                    with m.Else():
-                        m.d.sync += [py.eq(0), px.eq(px + 1), column.eq(column + d.off_x), phase.eq(column + d.off_x)]
-                with m.Else():
-                    m.d.sync += [px.eq(0), py.eq(0), phase_row.eq(d.weight_base), row.eq(d.weight_base)]
-                    with m.If(~last_plane):
-                        m.d.sync += [plane.eq(plane + 1), column.eq(token), phase.eq(token)]
-                        with m.If(bit != 0):
-                            m.d.sync += bit.eq(bit - 1)
-                        with m.Else():
-                            m.d.sync += [bit.eq(planes - 1), group.eq(group - d.group_step)]
-                    with m.Else():
-                        m.d.sync += [plane.eq(0), group.eq(d.first_group), bit.eq(d.first_bit), token.eq(next_token),
-                                     column.eq(next_token), phase.eq(next_token)]
-                        with m.If(x == d.tokens_x):
-                            m.d.sync += [x.eq(0), y.eq(y + 1)]
-                            with m.If(y == d.tokens_y):
-                                m.d.sync += busy.eq(0)
-                        with m.Else():
-                            m.d.sync += x.eq(x + 1)
-
-        with m.If(advance):
-            m.d.sync += [judging.eq(issue), judged.row.eq(row), judged.bit.eq(bit), judged.first_plane.eq(plane == 0),
-                         judged.negate.eq(d.signed & (plane == 0)), judged.plane_end.eq(plane_end),
-                         judged.token_end.eq(plane_end & last_plane)]
-
-        planes_of_word = [Cat(self.word[lane * planes + p] for lane in range(self.m.lanes)) for p in range(planes)]
-        bits, fresh, push = Signal(self.m.lanes), Signal(init=1), Signal()
-        with m.Switch(judged.bit):
+        # pick the plane
+        planes = self.m.planes
+        picked, looked = Signal(self.m.lanes), Signal(self.m.lanes)
+        with m.Switch(tags[2].bit):
             for p in range(planes):
                 with m.Case(p):
-                    m.d.comb += bits.eq(planes_of_word[p])
-        entry = Signal(vector)
+                    m.d.comb += looked.eq(Cat(self.word[lane * planes + p] for lane in range(self.m.lanes)))
+        # count it: with two rows a cycle one event more, for (k + 1) / 2 cycles
+        bits, some, push = Signal(self.m.lanes), Signal(), Signal()
+        counts = []
+        for low in range(0, self.m.lanes, 2 * CHUNK):
+            chunk = list(picked[low:low + 2 * CHUNK])
+            one_more = [Const(1, 1)] if low == 0 and self.m.rows_per_cycle == 2 else []
+            count = Signal(range(len(chunk) + len(one_more) + 1), name=f"count{low}")
+            with m.If(advance):
+                m.d.sync += count.eq(popcount(chunk + one_more))
+            counts.append(count)
+        with m.If(advance):
+            m.d.sync += [picked.eq(looked), bits.eq(picked), some.eq(picked.any()),
+                         push.eq(tags[3].valid & (picked.any() | tags[3].plane_end))]
+        # judge
+        judged, entry, total, fresh = tags[4], Signal(vector), Signal(range(self.m.lanes + 2)), Signal(init=1)
         m.d.comb += [
-            push.eq(judging & (bits.any() | judged.plane_end)), advance.eq(~push | queue.w_rdy),
-            queue.w_en.eq(push), queue.w_data.eq(entry),
-            entry.bits.eq(bits), entry.row.eq(judged.row), entry.flags.negate.eq(judged.negate),
+            total.eq(sum(counts[1:], counts[0])),
+            advance.eq(~push | queue.w_rdy), queue.w_en.eq(push), queue.w_data.eq(entry),
+            entry.bits.eq(bits), entry.row.eq(judged.row), entry.flags.negate.eq(judged.negate), entry.some.eq(some),
             entry.flags.load.eq(fresh & judged.first_plane), entry.flags.double.eq(fresh & ~judged.first_plane),
             entry.flags.last.eq(judged.token_end)]
+        if self.m.rows_per_cycle == 2:
+            m.d.comb += [entry.odd.eq(~total[0]), entry.cycles.eq(total >> 1)]
+        else:
+            m.d.comb += entry.cycles.eq(total)
         with m.If(push & queue.w_rdy):
             m.d.sync += fresh.eq(judged.plane_end)  # the next vector is the first of its plane
 
+    def _walk(self, m: Module, tag: data.View, advance: Signal) -> None:
+        """The counters: each cycle's word address (registered) and what must be known of it (`tag`)."""
+        d, planes = self.desc, self.m.planes
+        busy, issue = Signal(), Signal()
+        x, y, px, py, words, plane = (Countdown(m, name, getattr(d, field)) for name, field in (
+            ("x", "tokens_x"), ("y", "tokens_y"), ("px", "phases_x"), ("py", "phases_y"), ("words", "words"),
+            ("plane", "planes_less_one")))
+        token, column, phase = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        w, group, bit, first_plane = Signal(8), Signal(12), Signal(range(max(planes, 2))), Signal()
+        phase_row, row = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        plane_end, next_token = Signal(), Signal(ADDRESS_BITS)
+        m.d.comb += [issue.eq(busy & advance), plane_end.eq(words.last & py.last & px.last),
+                     next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
+                     tag.valid.eq(busy), tag.row.eq(row), tag.bit.eq(bit), tag.first_plane.eq(first_plane),
+                     tag.negate.eq(d.signed & first_plane), tag.plane_end.eq(plane_end),
+                     tag.token_end.eq(plane_end & plane.last)]
+        with m.If(advance):
+            m.d.sync += self.address.eq(phase + (group + w))
+        with m.If(self.start):
+            for counter in (x, y, px, py, words, plane):
+                counter.begin()
+            m.d.sync += [busy.eq(1), w.eq(0), token.eq(d.in_base), column.eq(d.in_base), phase.eq(d.in_base),
+                         group.eq(d.first_group), bit.eq(d.first_bit), first_plane.eq(1),
+                         phase_row.eq(d.weight_base), row.eq(d.weight_base)]
+        with m.Elif(issue):
+            words.step()
+            with m.If(~words.last):
+                m.d.sync += [w.eq(w + 1), row.eq(row + d.row_word_step)]
+            with m.Else():
+                m.d.sync += w.eq(0)
+                py.step()
+                with m.If(~(py.last & px.last)):
+                    m.d.sync += [phase_row.eq(phase_row + d.row_phase_step), row.eq(phase_row + d.row_phase_step)]
+                with m.Else():
+                    m.d.sync += [phase_row.eq(d.weight_base), row.eq(d.weight_base)]
+                with m.If(~py.last):
+                    m.d.sync += phase.eq(phase + d.off_y)
+                with m.Else():
+                    px.step()
+                    with m.If(~px.last):
+                        m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x)]
+                    with m.Else():
+                        plane.step()
+                        m.d.sync += first_plane.eq(plane.last)
+                        with m.If(~plane.last):
+                            m.d.sync += [column.eq(token), phase.eq(token)]
+                            with m.If(bit != 0):
+                                m.d.sync += bit.eq(bit - 1)
+                            with m.Else():
+                                m.d.sync += [bit.eq(planes - 1), group.eq(group - d.group_step)]
+                        with m.Else():
+                            x.step()
+                            m.d.sync += [group.eq(d.first_group), bit.eq(d.first_bit), token.eq(next_token),
+                                         column.eq(next_token), phase.eq(next_token)]
+                            with m.If(x.last):
+                                y.step()
+                                with m.If(y.last):
+                                    m.d.sync += busy.eq(0)
+
     def _emit(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
-        lanes, rows = self.m.lanes, self.m.rows_per_cycle
-        entry, valid, first = Signal(vector), Signal(), Signal()
-        low, high = Signal(range(lanes)), Signal(range(lanes))
-        for lane in reversed(range(lanes)):
-            with m.If(entry.bits[lane]):
-                m.d.comb += low.eq(lane)
-        for lane in range(lanes):
-            with m.If(entry.bits[lane]):
-                m.d.comb += high.eq(lane)
-        rest = Signal(lanes)
-        picks = [low, high][:rows]
-        m.d.comb += rest.eq(entry.bits)
-        for pick in picks:
-            with m.Switch(pick):
-                for lane in range(lanes):
-                    with m.Case(lane):
-                        m.d.comb += rest[lane].eq(0)
-        exhausted, go = Signal(), Signal()
-        m.d.comb += [exhausted.eq(~rest.any()), self.ending.eq(valid & exhausted & entry.flags.last & ~self.hold),
-                     go.eq(valid & ~(exhausted & entry.flags.last & self.hold))]
-        take = Signal()
-        m.d.comb += [take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
+        rows = self.m.rows_per_cycle
+        entry, waiting = Signal(vector), Signal(vector)
+        valid, first, exhausted, go, take = Signal(), Signal(), Signal(), Signal(), Signal()
+        ends = exhausted & entry.flags.last
+        m.d.comb += [waiting.eq(queue.r_data), self.ending.eq(valid & ends & ~self.hold), go.eq(valid & ~(ends & self.hold)),
+                     take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
+        below, above = _any_below(entry.bits), _any_below(entry.bits[::-1])[::-1]
         with m.If(take):
-            m.d.sync += [valid.eq(queue.r_rdy), entry.eq(queue.r_data), first.eq(1)]
+            m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.cycles <= 1)]
         with m.Elif(go):
-            m.d.sync += [entry.bits.eq(rest), first.eq(0)]
-        # registered: the priority encoders and the address adders end here
-        m.d.sync += [self.out.valid.eq(go), self.out.flags.eq(entry.flags), self.out.flags.load.eq(entry.flags.load & first),
-                     self.out.flags.double.eq(entry.flags.double & first),
-                     self.out.flags.last.eq(entry.flags.last & exhausted)]
-        m.d.sync += [self.out.event[0].eq(entry.bits.any()), self.out.row[0].eq(entry.row + low)]
+            m.d.sync += [entry.bits.eq(entry.bits & below & (above if rows == 2 else ~0)), first.eq(0),
+                         entry.cycles.eq(entry.cycles - 1), exhausted.eq(entry.cycles == 2)]
+        # Two registers: the outermost bits, one hot; their rows.
+        named, row = Signal.like(self.out), Signal(ADDRESS_BITS)
+        m.d.sync += [named.valid.eq(go), named.flags.negate.eq(entry.flags.negate),
+                     named.flags.load.eq(entry.flags.load & first), named.flags.double.eq(entry.flags.double & first),
+                     named.flags.last.eq(ends), row.eq(entry.row), named.event[0].eq(entry.some),
+                     self.out.valid.eq(named.valid), self.out.flags.eq(named.flags), self.out.event.eq(named.event)]
         if rows == 2:
-            m.d.sync += [self.out.event[1].eq(low != high), self.out.row[1].eq(entry.row + high)]
+            m.d.sync += named.event[1].eq(entry.some & ~(exhausted & entry.odd))
+        for port, inner in enumerate((below, above)[:rows]):
+            hot = Signal(self.m.lanes, name=f"hot{port}")
+            m.d.sync += [hot.eq(entry.bits & ~inner), self.out.row[port].eq(row + _index(hot))]
+
+
+def _any_below(bits: Value) -> Value:
+    """Bit i: whether one of `bits[:i]` is set; two levels, by chunks, so that the depth stays small."""
+    chunks = [bits[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
+    full = Cat(chunk.any() for chunk in chunks)
+    return Cat(full[:number].any() | chunk[:place].any() for number, chunk in enumerate(chunks) for place in range(len(chunk)))
+
+
+def _index(hot: Value) -> Value:
+    """Place of the one set bit of `hot` (0 for none)."""
+    return Cat(Cat(hot[lane] for lane in range(len(hot)) if lane >> bit & 1).any() for bit in range((len(hot) - 1).bit_length()))

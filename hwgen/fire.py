@@ -7,7 +7,7 @@ spike words. The token is outermost: no membrane potential is ever stored in mem
 Timing: `ready` in cycle h starts a token; its group g is at stage 0 in cycle h + 1 + g; its first spike word is written
 `gemm_cycles.write_delay` cycles after its last group was at stage 0.
 """
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,8 @@ from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
 from model.masking import LEAP, WIDTH
 from quantize.formats import GAIN_BITS, LOGIT_BITS, PIXEL_BITS, STREAM_BITS, THRESHOLD_BITS
 
+LOGIT_STAGE = 2
+"""Stage whose values are logits."""
 PLANES_MAX = 12
 """Most bit planes of a requantised residual (`stream_bits`)."""
 
@@ -77,10 +79,17 @@ class FireUnit(wiring.Component):
             m.d.sync += [buffer.eq(self.acc), left.eq(d.groups + 1), group.eq(0)]
         with m.If(self.start):
             m.d.sync += [stream.eq(d.stream_base), row.eq(0), column.eq(0)]
-        neuron_group = Signal(7)
-        m.d.comb += [neuron_group.eq(Mux(self.ready, 0, group + 1)),
-                     self.neuron_read.address.eq(d.neuron_base + neuron_group),
+        neuron = Signal.like(d.neuron_base)
+        m.d.comb += [self.neuron_read.address.eq(Mux(self.ready, d.neuron_base, neuron)),
                      self.neuron_read.en.eq(self.ready | (left != 0))]
+        with m.If(self.neuron_read.en):
+            m.d.sync += neuron.eq(self.neuron_read.address + 1)
+
+        # What the descriptor says, decoded once: it stands long before the first token.
+        residual, plain, norm, planes, logits = (Signal(name=f"to_{name}")
+                                                 for name in ("residual", "counts", "norm", "planes", "logits"))
+        m.d.sync += [residual.eq((d.after == After.NORM) | (d.after == After.PLANES)), plain.eq(d.after == After.COUNTS),
+                     norm.eq(d.after == After.NORM), planes.eq(d.after == After.PLANES), logits.eq(d.after == After.LOGITS)]
 
         # Spike mask: one draw a channel, in order; a new mask row with each token.
         mask_row, mask_now = Signal(WIDTH), Signal(WIDTH)
@@ -92,70 +101,72 @@ class FireUnit(wiring.Component):
             m.d.sync += mask_now.eq(advanced(mask_now, LEAP * lanes))
 
         ctl = [s0]
-        for stage in range(1, 2 * b + 6):
+        for stage in range(1, 2 * b + 7):
             signal = Signal(control, name=f"ctl{stage}")
             m.d.sync += signal.eq(ctl[-1])
+            if stage == LOGIT_STAGE + 1:  # logits have left: what is behind them belongs to the next descriptor
+                m.d.sync += signal.valid.eq(ctl[-1].valid & (d.after != After.LOGITS))
             ctl.append(signal)
 
-        parameters = self.neuron_read.data
+        # Stage 1: the group's sums, parameters and draws (a block RAM's output is late: it goes straight to a register).
+        group_sums = [_registered(m, buffer[lane], signed(cfg.acc_bits), "sum1", lane) for lane in range(lanes)]
+        parameters = _taken_over(m, self.neuron_read.data, "neuron1")
         drops = Signal(lanes)
         for lane, byte in enumerate(draw_bytes(mask_now, lanes)):
+            drawn = _registered(m, byte, LEAP, "draw1", lane)
             ratio = Signal(8, name=f"ratio{lane}")
             select = parameters[lane].select
             with m.If((select != 0) & self.masked):
                 m.d.comb += ratio.eq(Mux(self.override, self.override_ratio, Mux(select == 2, d.ratio1, d.ratio0)))
-            m.d.comb += drops[lane].eq(byte < ratio)
-        drop = _delayed(m, drops, 2 * b + 5, "drop")
+            m.d.comb += drops[lane].eq(drawn < ratio)
+        drop: list[Signal] = [drops, *_delayed(m, drops, 2 * b + 5, "drop")]  # by stage; there is none at stage 0
 
-        # Stage 1: initial potential; stages 2 .. b+1: the neuron.
+        # Stage 2: initial potential; stages 3 .. b+2: the neuron.
         v_bits = max(cfg.acc_bits, OFFSET_BITS) + 1
-        sums = [buffer[lane] + parameters[lane].offset for lane in range(lanes)]
-        v = [_registered(m, value, signed(v_bits), "v1", lane) for lane, value in enumerate(sums)]
-        m.d.comb += [self.logits.valid.eq(ctl[1].valid & (d.after == After.LOGITS)), self.logits.last.eq(ctl[1].last),
+        sums = [group_sums[lane] + parameters[lane].offset for lane in range(lanes)]
+        v = [_registered(m, value, signed(v_bits), "v2", lane) for lane, value in enumerate(sums)]
+        m.d.comb += [self.logits.valid.eq(ctl[LOGIT_STAGE].valid & logits), self.logits.last.eq(ctl[LOGIT_STAGE].last),
                      self.logits.data.eq(Cat(_extended(value, LOGIT_BITS) for value in v))]
-        threshold = [_registered(m, parameters[lane].threshold, THRESHOLD_BITS, "t1", lane) for lane in range(lanes)]
+        threshold = [_registered(m, parameters[lane].threshold, THRESHOLD_BITS, "t2", lane) for lane in range(lanes)]
         counts, _ = self._phases(m, v, threshold, "n")
-        # Stage b+2: mask of the neuron itself (only where nothing follows), gated shifts of the gain.
-        residual = (d.after == After.NORM) | (d.after == After.PLANES)
+        # Stage b+3: mask of the neuron itself (only where nothing follows), gated shifts of the gain.
         m.d.comb += [self.branch_read.address.eq(d.branch_base + ctl[b].group),
                      self.branch_read.en.eq(ctl[b].valid & residual),
                      self.stream_read.address.eq(ctl[b + 1].stream),
                      self.stream_read.en.eq(ctl[b + 1].valid & residual & ~d.fresh)]
-        branch = self.branch_read.data
-        plain = d.after == After.COUNTS
-        kept = [_registered(m, Mux(drop[b + 1][lane] & plain, 0, counts[lane]), b, "kept", lane) for lane in range(lanes)]
+        branch = _taken_over(m, self.branch_read.data, "branch2")
+        kept = [_registered(m, Mux(drop[b + 2][lane] & plain, 0, counts[lane]), b, "kept3", lane) for lane in range(lanes)]
         product = [_registered(m, sum((Mux(counts[lane][p], branch[lane].gain << p, 0) for p in range(1, b)),
                                       Mux(counts[lane][0], branch[lane].gain, 0)), signed(GAIN_BITS + b), "product", lane)
                    for lane in range(lanes)]
-        later = Signal.like(branch.as_value(), name="branch2")
-        m.d.sync += later.eq(branch.as_value())
-        branch2 = data.View(branch_words(cfg), later)
-        # Stage b+3: the residual.
-        old = [self.stream_read.data[lane * STREAM_BITS:(lane + 1) * STREAM_BITS].as_signed() for lane in range(lanes)]
-        total = [_registered(m, Mux(d.fresh, 0, old[lane]) + product[lane], signed(STREAM_BITS), "stream", lane)
-                 for lane in range(lanes)]
-        offset3 = [_registered(m, branch2[lane].offset, signed(OFFSET_BITS), "offset3", lane) for lane in range(lanes)]
-        negate3 = [_registered(m, branch2[lane].negate, 1, "negate3", lane) for lane in range(lanes)]
-        threshold3 = [_registered(m, branch2[lane].threshold, THRESHOLD_BITS, "t3", lane) for lane in range(lanes)]
-        kept3 = [_registered(m, value, b, "kept3", lane) for lane, value in enumerate(kept)]
-        m.d.comb += [self.stream_write.address.eq(ctl[b + 3].stream),
-                     self.stream_write.en.eq(ctl[b + 3].valid & residual),
+        branch = _taken_over(m, branch, "branch3")
+        # Stage b+4: the residual.
+        old = [_registered(m, Mux(d.fresh, 0, self.stream_read.data[lane * STREAM_BITS:(lane + 1) * STREAM_BITS]),
+                           signed(STREAM_BITS), "old3", lane) for lane in range(lanes)]
+        total = [_registered(m, old[lane] + product[lane], signed(STREAM_BITS), "stream4", lane) for lane in range(lanes)]
+        branch = _taken_over(m, branch, "branch4")
+        kept = [_registered(m, value, b, "kept4", lane) for lane, value in enumerate(kept)]
+        m.d.comb += [self.stream_write.address.eq(ctl[b + 4].stream),
+                     self.stream_write.en.eq(ctl[b + 4].valid & residual),
                      self.stream_write.data.eq(Cat(total))]
-        # Stage b+4: second initial potential, or the rounded shift.
-        v4 = [_registered(m, Mux(negate3[lane], -total[lane], total[lane]) + offset3[lane], signed(OFFSET_BITS + 1),
-                          "v4", lane) for lane in range(lanes)]
-        threshold4 = [_registered(m, threshold3[lane], THRESHOLD_BITS, "t4", lane) for lane in range(lanes)]
-        passing4 = [_registered(m, Mux(d.after == After.PLANES, self._requantised(m, total[lane], lane), kept3[lane]),
-                                PLANES_MAX, "pass4", lane) for lane in range(lanes)]
-        # Stages b+5 .. 2b+4: the second neuron.
-        counts2, passing = self._phases(m, v4, threshold4, "m", passing4)
-        # Stage 2b+5: mask, and what leaves.
+        # Stage b+5: second initial potential, or the rounding.
+        v5 = [_registered(m, _add_or_subtract(branch[lane].offset, total[lane], branch[lane].negate), signed(OFFSET_BITS + 1),
+                          "v5", lane) for lane in range(lanes)]
+        threshold5 = [_registered(m, branch[lane].threshold, THRESHOLD_BITS, "t5", lane) for lane in range(lanes)]
+        half = Signal(STREAM_BITS)
+        m.d.sync += half.eq((1 << d.shift) >> 1)
+        passing5 = [_registered(m, Mux(planes, total[lane] + half, kept[lane]), signed(STREAM_BITS + 1), "pass5", lane)
+                    for lane in range(lanes)]
+        # Stages b+6 .. 2b+5: the second neuron; meanwhile, shift and clamp.
+        counts2, passing = self._phases(m, v5, threshold5, "m", [self._requantised(m, p, planes, lane)
+                                                                 for lane, p in enumerate(passing5)])
+        # Stage 2b+6: mask, and what leaves.
         leaving = []
         for lane in range(lanes):
-            second = Mux(drop[2 * b + 4][lane], 0, counts2[lane])
-            leaving.append(_registered(m, Mux(d.after == After.NORM, second, passing[lane]), PLANES_MAX, "leave", lane))
-        self._pack(m, ctl[2 * b + 5], leaving)
-        with m.If(ctl[1].valid & ctl[1].final & (d.after == After.LOGITS)):
+            second = Mux(drop[2 * b + 5][lane], 0, counts2[lane])
+            leaving.append(_registered(m, Mux(norm, second, passing[lane]), PLANES_MAX, "leave", lane))
+        self._pack(m, ctl[2 * b + 6], leaving)
+        with m.If(ctl[LOGIT_STAGE].valid & ctl[LOGIT_STAGE].final & logits):
             m.d.comb += self.done.eq(1)
         return m
 
@@ -179,19 +190,19 @@ class FireUnit(wiring.Component):
             passing = [_registered(m, value, PLANES_MAX, f"{name}_pass{phase}", lane) for lane, value in enumerate(passing)]
         return counts, passing
 
-    def _requantised(self, m: Module, value: Signal, lane: int) -> Signal:
-        """clamp((value + half) >> shift) to the descriptor's signed plane bits, two's complement in PLANES_MAX bits."""
+    def _requantised(self, m: Module, rounded: Signal, planes: Signal, lane: int) -> Value:
+        """clamp(rounded >> shift) to the descriptor's signed plane bits, two's complement in PLANES_MAX bits.
+
+        Without `planes`: the low bits as they are.
+        """
         d = self.desc
-        rounded, shifted = (Signal(signed(STREAM_BITS + 1), name=f"{kind}{lane}") for kind in ("rounded", "shifted"))
-        half, top = Signal(STREAM_BITS + 1, name=f"half{lane}"), Signal(PLANES_MAX, name=f"top{lane}")
-        out = Signal(signed(PLANES_MAX), name=f"planes{lane}")
-        m.d.comb += [half.eq((1 << d.shift) >> 1), top.eq((1 << d.plane_bits) - 1),
-                     rounded.eq(value + half), shifted.eq(rounded >> d.shift), out.eq(shifted)]
-        with m.If(shifted > top):
-            m.d.comb += out.eq(top)
-        with m.Elif(shifted < ~top.as_signed()):
-            m.d.comb += out.eq(~top)
-        return out
+        shifted, over = Signal(signed(STREAM_BITS + 1), name=f"shifted{lane}"), Signal(name=f"over{lane}")
+        top = ((1 << d.plane_bits) - 1)[:PLANES_MAX]
+        sign = rounded[-1]
+        high = (shifted.as_unsigned() ^ sign.replicate(len(shifted))) >> d.plane_bits  # not the sign: too large
+        m.d.comb += [shifted.eq(rounded >> d.shift), over.eq(high.any())]
+        clamped = Mux(over, top ^ sign.replicate(PLANES_MAX), shifted[:PLANES_MAX])
+        return Mux(planes, clamped, rounded[:PLANES_MAX])
 
     def _pack(self, m: Module, ctl: data.View, leaving: list[Signal]) -> None:
         """Collect a token's groups, then write its spike words, one a cycle, while the next token's groups come in."""
@@ -215,7 +226,7 @@ class FireUnit(wiring.Component):
             m.d.sync += [ready[lane].eq(ready[lane] >> b) for lane in range(cfg.lanes)]
             with m.If((left == 1) & final):
                 m.d.comb += self.done.eq(1)
-        with m.If(ctl.valid & (d.after != After.LOGITS)):
+        with m.If(ctl.valid):
             m.d.sync += collect.eq(merged)
             with m.If(ctl.last):
                 m.d.sync += [ready.eq(merged), left.eq(d.out_words + 1), address.eq(token), final.eq(ctl.final),
@@ -228,6 +239,19 @@ def _registered(m: Module, value: object, shape: object, name: str, lane: int) -
     signal = Signal(shape, name=f"{name}_{lane}")
     m.d.sync += signal.eq(value)
     return signal
+
+
+def _taken_over(m: Module, value: data.View, name: str) -> data.View:
+    """`value` one cycle later."""
+    signal = Signal(value.shape(), name=name)
+    m.d.sync += signal.eq(value)
+    return signal
+
+
+def _add_or_subtract(a: Value, b: Value, subtract: Value) -> Value:
+    """a + b, or a - b, in one adder: the complement, and a carry in from a bit below."""
+    term = (b.as_unsigned() ^ subtract.replicate(len(b))).as_signed()
+    return (Cat(subtract, a).as_signed() + Cat(subtract, term).as_signed()) >> 1
 
 
 def _delayed(m: Module, value: Signal, stages: int, name: str) -> list[Signal]:

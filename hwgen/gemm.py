@@ -12,9 +12,6 @@ from hwgen.parameters import branch_words, neuron_words
 from model.masking import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 
-EMIT_TO_READY = LaneArray.LATENCY + 1
-"""Cycles from an emission to the same events being in the accumulators."""
-
 
 class GemmEngine(wiring.Component):
     """`start` pulse with `desc`, `masked`, `mask_state` stable until `done`; exact cycles: `hwgen.gemm_cycles`."""

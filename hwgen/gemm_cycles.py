@@ -1,8 +1,8 @@
 """Exact cycles of a GEMM descriptor, from the spike words it reads: the timing contract of `hwgen.gemm` as a recurrence.
 
-Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 1 on) is judged in c + 1 and, if it is
-queued, can be taken from c + 2 on. A vector of k events holds the emitter max(1, ceil(k / rows_per_cycle)) cycles. A token's
-last emission waits until `spacing` cycles after the one before. docs/architecture.md draws it.
+Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 1 on) is judged in c + FETCH_STAGES and,
+if it is queued, can be taken from the next cycle on. A vector of k events holds the emitter max(1, ceil(k / rows_per_cycle))
+cycles. A token's last emission waits until `spacing` cycles after the one before. docs/architecture.md draws it.
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,25 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import After
+from hwgen.extract import EMIT_STAGES, FETCH_STAGES
 from hwgen.lanes import LaneArray
 
 Ints = NDArray[np.int64]
 Fields = dict[str, int]
 
-EMIT_TO_READY = LaneArray.LATENCY + 1
+EMIT_TO_READY = EMIT_STAGES + LaneArray.LATENCY
 """Cycles from a token's last emission to its sums being ready."""
-FIRST_JUDGED = 2
+FIRST_JUDGED = 1 + FETCH_STAGES
 """Cycle in which the first word is judged."""
+
+
+LOGITS_DELAY = 2
+"""Cycles from a group of sums entering the fire unit to its logits."""
 
 
 def write_delay(m: MachineConfig) -> int:
     """Cycles from a token's last group entering the fire unit to the write of its first spike word."""
-    return 2 * m.planes + 6
+    return 2 * m.planes + 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def gemm_cycles(f: Fields, m: MachineConfig, events: Ints) -> GemmCycles:
             free = last = max(free, last + spacing)
     groups = f["groups"] + 1
     if f["after"] == After.LOGITS:
-        done = last + EMIT_TO_READY + groups + 1
+        done = last + EMIT_TO_READY + groups + LOGITS_DELAY
     else:
         done = last + EMIT_TO_READY + groups + write_delay(m) + f["out_words"]
     return GemmCycles(done + 1, int(flat.sum()), int((-(-flat // m.rows_per_cycle)).sum()))

@@ -1,9 +1,10 @@
 """Lane array: `lanes` accumulators that add the weight rows of each cycle's events; no multiplier.
 
-Timing: an emission in cycle c (the extractor's output register) reads its rows in c, sums them in c + 1, and is in the
-accumulators from c + 3 on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + 3).
+Timing: an emission in cycle c (the extractor's output register) reads its rows in c, takes them over in c + 1 (a block RAM's
+output is late: it goes straight to a register), sums them in c + 2, and is in the accumulators from c + 4 on; `ready` pulses
+in the cycle in which the last emission of a token shows in `acc` (c + 4).
 """
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,7 +16,7 @@ from hwgen.extract import FLAGS, emission
 class LaneArray(wiring.Component):
     """acc[l] = (0 | acc[l] | 2*acc[l]) +/- (sum of the event rows' weights of lane l), all lanes in parallel."""
 
-    LATENCY = 3
+    LATENCY = 4
 
     def __init__(self, m: MachineConfig) -> None:
         self.m = m
@@ -32,19 +33,28 @@ class LaneArray(wiring.Component):
         for port in range(cfg.rows_per_cycle):
             m.d.comb += [self.address[port].eq(self.events.row[port]),
                          self.en[port].eq(self.events.valid & self.events.event[port])]
-        flags1, flags2 = Signal(FLAGS), Signal(FLAGS)
-        valid1, valid2 = Signal(), Signal()
-        event1 = Signal(cfg.rows_per_cycle)
-        m.d.sync += [valid1.eq(self.events.valid), flags1.eq(self.events.flags), event1.eq(self.events.event.as_value()),
-                     valid2.eq(valid1), flags2.eq(flags1), self.ready.eq(valid2 & flags2.last)]
+        flags, valid, event = self.events.flags, self.events.valid, self.events.event.as_value()
+        for stage in range(1, self.LATENCY):
+            later_flags, later_valid = Signal(FLAGS, name=f"flags{stage}"), Signal(name=f"valid{stage}")
+            later_event = Signal(cfg.rows_per_cycle, name=f"event{stage}")
+            m.d.sync += [later_flags.eq(flags), later_valid.eq(valid), later_event.eq(event)]
+            flags, valid, event = later_flags, later_valid, later_event
+            if stage == 2:
+                summed = event  # which rows are there
+        m.d.sync += self.ready.eq(valid & flags.last)
         for lane in range(cfg.lanes):
-            weights = [Mux(event1[port], self.row[port][lane * width:(lane + 1) * width].as_signed(), 0)
-                       for port in range(cfg.rows_per_cycle)]
+            weights: list[Value] = []
+            for port in range(cfg.rows_per_cycle):
+                taken = Signal(width, name=f"row{port}_{lane}")
+                m.d.sync += taken.eq(self.row[port][lane * width:(lane + 1) * width])
+                weights.append((taken & summed[port].replicate(width)).as_signed())
             total = Signal(signed(width + 1), name=f"sum{lane}")
             m.d.sync += total.eq(sum(weights[1:], weights[0]))
             acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}")
             base = Signal(signed(cfg.acc_bits), name=f"base{lane}")
-            m.d.comb += [base.eq(Mux(flags2.load, 0, Mux(flags2.double, acc << 1, acc))), self.acc[lane].eq(acc)]
-            with m.If(valid2):
-                m.d.sync += acc.eq(Mux(flags2.negate, base - total, base + total))
+            m.d.comb += [base.eq(Mux(flags.load, 0, Mux(flags.double, acc << 1, acc))), self.acc[lane].eq(acc)]
+            # base +/- total in one adder: complement, and a carry in from a bit below
+            term = (total.as_unsigned() ^ flags.negate.replicate(len(total))).as_signed()
+            with m.If(valid):
+                m.d.sync += acc.eq((Cat(flags.negate, base).as_signed() + Cat(flags.negate, term).as_signed()) >> 1)
         return m

@@ -4,8 +4,7 @@ The stream, its taps and its numbering are `model.masking`'s (docs/semantics.md,
 from `model.masking.step`, so nothing is stated twice.
 """
 from collections.abc import Callable
-from functools import lru_cache, reduce
-from operator import xor
+from functools import lru_cache
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -23,11 +22,14 @@ def _columns(steps: int) -> tuple[int, ...]:
 def advanced(state: Value, steps: int) -> Value:
     """`state` [32 bits] `steps` shifts on, combinationally."""
     columns = _columns(steps)
-    rows = []
-    for out in range(WIDTH):
-        terms = [state[bit] for bit in range(WIDTH) if columns[bit] >> out & 1]
-        rows.append(reduce(xor, terms) if terms else Const(0, 1))
-    return Cat(rows)
+    return Cat(_parity([state[bit] for bit in range(WIDTH) if columns[bit] >> out & 1]) for out in range(WIDTH))
+
+
+def _parity(terms: list[Value]) -> Value:
+    """Exclusive or of one-bit `terms` as a balanced tree: synthesis keeps the shape of such a tree."""
+    if len(terms) < 2:
+        return terms[0] if terms else Const(0, 1)
+    return _parity(terms[:len(terms) // 2]) ^ _parity(terms[len(terms) // 2:])
 
 
 def draw_bytes(state: Value, count: int) -> list[Value]:

@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
+from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, IMAGE, layout
 from hwgen.memory import address_bits, write_signature
 from hwgen.registers import ErrorCode, LoadTarget
@@ -62,7 +63,8 @@ class Loader(wiring.Component):
     **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
     packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
     (`lanes` channels) of token `t` becomes `groups` spike words at `base + t*token_words + g*words + w`, whose lane `l`
-    holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. `done` pulses in the cycle after
+    holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. With `more` the packet is
+    not at its end: the next `start` goes on in it. `done` pulses in the cycle after
     the last write; `image_cycles` is exact for a stream that is always valid. A packet that ends early: STREAM_SHORT;
     without TLAST on the image's last beat: STREAM_LONG; `done` then does not come. Until `start`, images wait (tready
     low).
@@ -126,18 +128,17 @@ class Loader(wiring.Component):
                                  known.eq(1), port.en.eq(commit)]
 
         # image: where in it
-        beats_of_token, beats_left = Signal(17), Signal(17)
-        tokens_left, token_base, word_address = (Signal.like(self.desc.tokens), Signal(ADDRESS_BITS),
-                                                 Signal(ADDRESS_BITS))
+        token_base, word_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         token_end, image_end, word_end = Signal(), Signal(), Signal()
         shift = self.m.bus_bytes.bit_length() - 1
+        beats = Countdown(m, "beats", (self.desc.channels - 1)[shift:len(self.desc.channels)])  # of a token, less one
+        tokens = Countdown(m, "tokens", (self.desc.tokens - 1)[:len(self.desc.tokens)])
         tail = self.desc.channels[:shift]
         kept = Cat(self.s_axis_tdata.word_select(byte, 8) & (~token_end | (tail == 0) | (byte < tail)).replicate(8)
                    for byte in range(self.m.bus_bytes))
         pixels = Cat(Mux(slot == number, kept, word.word_select(number, bus)) for number in range(image_slots))
         m.d.comb += [
-            beats_of_token.eq((self.desc.channels + self.m.bus_bytes - 1) >> shift),
-            token_end.eq(beats_left == 1), image_end.eq(token_end & (tokens_left == 1)),
+            token_end.eq(beats.last), image_end.eq(beats.last & tokens.last),
             word_end.eq(token_end | (slot == image_slots - 1)),
             groups.pixels.eq(pixels), groups.first.eq(word_address),
             groups.step.eq(self.desc.words), groups.count.eq(self.desc.groups),
@@ -147,8 +148,9 @@ class Loader(wiring.Component):
 
         with m.Switch(state):
             with m.Case(_State.IDLE):
+                beats.begin()
+                tokens.begin()
                 m.d.sync += [word.eq(0), slot.eq(0), target.eq(self.load_target), address.eq(self.load_address),
-                             beats_left.eq(beats_of_token), tokens_left.eq(self.desc.tokens),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
                 m.d.comb += begin.eq(self.start | start_waits)
                 with m.If(begin):
@@ -178,17 +180,17 @@ class Loader(wiring.Component):
             with m.Case(_State.IMAGE):
                 m.d.comb += self.s_axis_tready.eq(~word_end | groups.free)
                 with m.If(take):
-                    m.d.sync += beats_left.eq(beats_left - 1)
+                    beats.step()
                     with m.If(word_end):
                         m.d.comb += groups.load.eq(1)
                         m.d.sync += [word.eq(0), slot.eq(0), word_address.eq(word_address + 1)]
                     with m.If(token_end):
-                        m.d.sync += [beats_left.eq(beats_of_token), tokens_left.eq(tokens_left - 1),
-                                     token_base.eq(token_base + self.desc.token_words),
+                        tokens.step()
+                        m.d.sync += [token_base.eq(token_base + self.desc.token_words),
                                      word_address.eq(token_base + self.desc.token_words)]
-                    with m.If(image_end & self.s_axis_tlast):
+                    with m.If(image_end & (self.s_axis_tlast ^ self.desc.more)):
                         m.d.sync += state.eq(_State.FINISH)
-                    with m.Elif(image_end):
+                    with m.Elif(image_end & ~self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_LONG)
                     with m.Elif(self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)

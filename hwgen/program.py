@@ -1,75 +1,38 @@
 """The compiler: an integer network becomes a program (descriptors) and memory images for one machine.
 
 A layer becomes one descriptor per tile of `lanes` output channels (attention: one). Tiles are outermost and tokens inner, so
-each weight row is fetched for one tile at a time. Spike buffers alternate between the two ends of the scratchpad: a layer
-reads one and writes the other.
+each weight row is fetched for one tile at a time. Here everything lies on chip, and spike buffers alternate between the two
+ends of the scratchpad: a layer reads one and writes the other. `hwgen.streaming` is the compiler for external memory.
 """
 
 import dataclasses
-from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwgen import gemm_desc
 from hwgen.attention_cycles import AttentionShape
 from hwgen.attention_desc import attention_fields, pack_attention
 from hwgen.config import MachineConfig, fitted
-from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, After, Fields, Kind, pack
+from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, SYNC, After, Fields, Kind, pack
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.limits import CompileError, check_fits, needs
+from hwgen.steps import Images, Ints, Part, Program, Step
 from hwgen.tiles import fire_parameters, weight_rows
 from model.config import MaskingConfig
 from model.masking import LEAP, ROW_DRAWS, jump_polynomial, mask_rows
 from quantize.formats import PIXEL_BITS
 from quantize.layers import Attention, Gemm, Network
 
-Ints = NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class Step:
-    """One descriptor, with what the cycle model and the benches need to know of it."""
-
-    layer: str
-    kind: Kind
-    fields: dict[str, int]
-    header: dict[str, int]
-    payload: int
-    attention: AttentionShape | None = None
-
-
-@dataclass(slots=True)
-class Images:
-    """Contents of the machine's loadable memories, as integers of one word each."""
-
-    program: list[int] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
-    params: list[int] = field(default_factory=list)
-    branches: list[int] = field(default_factory=list)
-    rom: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Program:
-    """A compiled network. `buffers[layer]`: where the layer's output lies (`image`: the pixels)."""
-
-    machine: MachineConfig
-    network: Network
-    steps: list[Step]
-    images: Images
-    buffers: dict[str, Buffer]
-    stream_words: dict[str, int]
-    """residual words of a token, by layer with a residual"""
-
-    @property
-    def layers(self) -> list[str]:
-        """Layer names in execution order, `image` first."""
-        return list(dict.fromkeys(step.layer for step in self.steps if step.kind != Kind.END))
+__all__ = ["CompileError", "Compiler", "Images", "Program", "Step", "compile_network", "demands", "sized", "with_depths"]
 
 
 def compile_network(network: Network, machine: MachineConfig, masking: MaskingConfig) -> Program:
     """Compile; CompileError when a memory or a parameter of the machine is too small, with the parameter to raise."""
-    return _Compiler(network, machine, masking).run()
+    if machine.memory_bits:
+        from hwgen.streaming import StreamingCompiler  # it builds on this module's Compiler
+
+        return StreamingCompiler(network, machine, masking).run()
+    return Compiler(network, machine, masking).run()
 
 
 def sized(machine: MachineConfig, program: Program) -> MachineConfig:
@@ -85,10 +48,13 @@ def with_depths(machine: MachineConfig, depths: dict[str, int]) -> MachineConfig
 
 def demands(program: Program) -> dict[str, int]:
     """Words that the program needs of each memory of the machine, by the name of its knob."""
+    if program.machine.memory_bits:
+        return {name: getattr(program.machine, name) for name in MEMORY_KNOBS} | {
+            "descriptors": len(program.steps), "transfers": max(len(program.reads), len(program.writes)) + 1}
     images, buffers = program.images, list(program.buffers.values())
     streams = [words * program.buffers[name].tokens for name, words in program.stream_words.items()]
     return {
-        "weight_rows": len(images.weights),
+        "weight_rows": max(len(images.weights), 1),
         "spike_words": _spike_words(buffers),
         "stream_words": max(streams, default=1),
         "param_words": max(len(images.params), len(images.branches), 1),
@@ -97,11 +63,16 @@ def demands(program: Program) -> dict[str, int]:
     }
 
 
+MEMORY_KNOBS = ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words")
+
+
 def _spike_words(buffers: list[Buffer]) -> int:
     return max(a.size + b.size for a, b in zip(buffers, buffers[1:], strict=False))
 
 
-class _Compiler:
+class Compiler:
+    """One network on one machine, everything on chip; `run` once."""
+
     def __init__(self, network: Network, machine: MachineConfig, masking: MaskingConfig) -> None:
         self.network, self.machine, self.masking = network, fitted(machine, **needs(network)), masking
         self.model = network.model
@@ -111,18 +82,11 @@ class _Compiler:
         check_fits(network, self.machine)
 
     def run(self) -> Program:
+        """The whole program."""
         self.buffers = buffers = self._placed(self._buffers())
         self.stream_words: dict[str, int] = {}
         image = buffers["image"]
-        values = {
-            "base": image.base,
-            "tokens": image.tokens,
-            "channels": image.channels,
-            "groups": image.groups,
-            "words": image.words,
-            "token_words": image.token_words,
-        }
-        self._add("image", Kind.IMAGE, self._packed("image", IMAGE, values), values)
+        self._image(image, self._part(image), more=False)
         source = image
         for layer in self.network.layers:
             if isinstance(layer, Attention):
@@ -131,9 +95,12 @@ class _Compiler:
                 self._gemm(layer, source)
             source = buffers.get(layer.name, source)
         self._add("end", Kind.END, 0, {})
-        program = Program(self.machine, self.network, self.steps, self.images, buffers, self.stream_words)
         self._emit_words()
-        return self._checked(program)
+        return self._checked(Program(self.machine, self.network, self.steps, self.images, buffers, self.stream_words))
+
+    @staticmethod
+    def _part(buffer: Buffer) -> Part:
+        return Part(buffer.name, buffer.base, np.arange(buffer.tokens))
 
     def _checked(self, program: Program) -> Program:
         for name, amount in demands(program).items():
@@ -177,170 +144,104 @@ class _Compiler:
 
     # -- layers --------------------------------------------------------------------------------------------------
 
-    def _add(
-        self,
-        layer: str,
-        kind: Kind,
-        payload: int,
-        values: dict[str, int],
-        *,
-        masked: bool = False,
-        draw: int = 0,
-        attention: AttentionShape | None = None,
-    ) -> None:
+    def _add(self, layer: str, kind: Kind, payload: int, values: dict[str, int], *, masked: bool = False, draw: int = 0,
+             attention: AttentionShape | None = None) -> Step:
         results = kind == Kind.END or values.get("after") == After.LOGITS
-        header = {
-            "kind": int(kind),
-            "layer": 0,
-            "last": 0,
-            "masked": int(masked),
-            "results": int(results),
-            "reserved": 0,
-            "jump": jump_polynomial(LEAP * draw),
-        }
-        self.steps.append(Step(layer, kind, values, header, payload, attention))
+        header = {"kind": int(kind), "layer": 0, "last": 0, "masked": int(masked), "results": int(results), "reserved": 0,
+                  "jump": jump_polynomial(LEAP * draw)}
+        step = Step(layer, kind, values, header, payload, attention)
+        self.steps.append(step)
+        return step
+
+    def _image(self, image: Buffer, part: Part, *, more: bool) -> Step:
+        values = {"base": part.base, "tokens": len(part.tokens), "channels": image.channels, "groups": image.groups,
+                  "words": image.words, "token_words": image.token_words, "more": int(more)}
+        step = self._add("image", Kind.IMAGE, self._packed("image", IMAGE, values), values)
+        step.outputs = part
+        return step
 
     def _site(self, layer: Gemm) -> tuple[tuple[str, ...], int]:
-        """Mask sites that this layer's output carries, and their first mask row."""
+        """Mask sites that this layer's output carries and the configuration masks, and their first mask row."""
+        sites: tuple[str, ...] = ()
+        block, row = layer.name.rsplit(".", 1)[0], 0
         if layer.norm is not None and layer.norm.site:
-            return (layer.norm.site,), self.mask_rows[layer.name.rsplit(".", 1)[0]].fc1
-        if layer.kind == "qkv":
-            return ("q", "k"), self.mask_rows[layer.name.rsplit(".", 1)[0]].qkv
-        if layer.kind == "fc1":
-            return ("fc2",), self.mask_rows[layer.name.rsplit(".", 1)[0]].fc2
-        return (), 0
+            sites, row = (layer.norm.site,), self.mask_rows[block].fc1
+        elif layer.kind == "qkv":
+            sites, row = ("q", "k"), self.mask_rows[block].qkv
+        elif layer.kind == "fc1":
+            sites, row = ("fc2",), self.mask_rows[block].fc2
+        return tuple(site for site in sites if site in self.masking.sites), row
+
+    def _out_map(self, layer: Gemm) -> Ints:
+        """Output channels by tile and lane."""
+        target = self.buffers.get(layer.name)
+        return target.channel_map if target else dense_map(layer.outputs, self.machine.lanes)
+
+    def _tile(self, layer: Gemm, tile: int, inputs: Part, rows: int, outputs: Part | None, bases: dict[str, int],
+              stream_base: int = 0) -> Step:
+        """The descriptor of one tile: `rows` rows of the input map, `outputs` its whole output (every tile's words).
+
+        `bases`: weight_base, neuron_base, branch_base. `stream_base`: residual word of the output's first token.
+        """
+        m, source, target = self.machine, self.buffers[inputs.name], self.buffers.get(layer.name)
+        channels = self._out_map(layer)[tile]
+        sites, mask_row = self._site(layer)
+        values = {
+            **gemm_desc.walk(m, layer, source, inputs.base, rows, self.model.planes),
+            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes, sites,
+                             self.masking.ratio256),
+            **bases,
+            "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
+            "out_base": outputs.base + tile if outputs else 0,
+        }
+        token = int(outputs.tokens[0]) if outputs else 0
+        step = self._add(layer.name, Kind.GEMM, self._packed(layer.name, GEMM, values), values, masked=bool(sites),
+                         draw=ROW_DRAWS * (mask_row + token) + int(channels[0]))
+        step.inputs, step.outputs = inputs, outputs
+        if layer.residual is not None:
+            step.residual = Part(layer.name, stream_base, outputs.tokens if outputs else np.arange(0))
+            self.stream_words[layer.name] = values["stream_step"]
+        return step
 
     def _gemm(self, layer: Gemm, source: Buffer) -> None:
-        m = self.machine
         target = self.buffers.get(layer.name)
-        out_map = target.channel_map if target else dense_map(layer.outputs, m.lanes)
-        sites, mask_row = self._site(layer)
-        sites = tuple(site for site in sites if site in self.masking.sites)
-        ratio = self.masking.ratio256
-        after = (
-            After.LOGITS
-            if layer.kind == "head"
-            else After.NORM
-            if layer.norm is not None
-            else After.PLANES
-            if layer.requantise is not None
-            else After.COUNTS
-        )
-        chunk = -(-layer.outputs // m.fire_lanes)
-        if layer.residual is not None:
-            self.stream_words[layer.name] = chunk
-        for tile, channels in enumerate(out_map):
-            used = int((channels >= 0).sum())
-            groups = -(-used // m.fire_lanes)
-            out_words = target.groups if target else 1
-            values = {
-                **self._walk(layer, source),
-                "weight_base": len(self.images.weights),
-                "row_word_step": source.row_step,
-                "row_phase_step": source.rows if layer.kind == "merge" else 0,
-                "groups": groups - 1,
-                "spacing": max(groups, out_words) - 1,
-                "neuron_base": len(self.images.params),
-                "branch_base": len(self.images.branches),
-                "phases": self.model.levels,
-                "after": int(after),
-                "fresh": int(layer.residual is not None and layer.residual.fresh),
-                "shift": layer.requantise.shift if layer.requantise else 0,
-                "plane_bits": layer.requantise.bits - 1 if layer.requantise else 0,
-                "stream_base": tile * m.lanes // m.fire_lanes,
-                "stream_step": chunk,
-                "out_base": target.base + tile if target else 0,
-                "out_step": target.token_words if target else 0,
-                "out_words": out_words - 1,
-                "out_word_step": target.words if target else 0,
-                "ratio0": ratio if {"q", "fc1", "fc2"} & set(sites) else 0,
-                "ratio1": ratio if "k" in sites else 0,
-                "count": used,
-                "final": int(tile == len(out_map) - 1),
-            }
-            first = int(channels[0])
-            self._add(
-                layer.name,
-                Kind.GEMM,
-                self._packed(layer.name, GEMM, values),
-                values,
-                masked=bool(sites),
-                draw=ROW_DRAWS * mask_row + first,
-            )
-            self.images.weights += weight_rows(m, layer, source, channels)
-            neurons, branches = fire_parameters(m, layer, channels, groups, sites)
+        inputs, outputs = self._part(source), self._part(target) if target else None
+        rows = layer.side
+        for tile, channels in enumerate(self._out_map(layer)):
+            bases = {"weight_base": len(self.images.weights), "neuron_base": len(self.images.params),
+                     "branch_base": len(self.images.branches)}
+            step = self._tile(layer, tile, inputs, rows, outputs, bases)
+            weights = weight_rows(self.machine, layer, source, channels)
+            step.weight_rows = len(weights)
+            self.images.weights += weights
+            neurons, branches = fire_parameters(self.machine, layer, channels, step.fields["groups"] + 1, self._site(layer)[0])
             self.images.params += neurons
             self.images.branches += branches
 
-    def _walk(self, layer: Gemm, source: Buffer) -> dict[str, int]:
-        """How the extractor walks the input: tokens, gathered tokens, planes."""
-        word = source.token_words
-        planes = source.bits if layer.kind in ("embed", "merge", "head") else self.model.planes
-        top = planes - 1
-        common = {
-            "in_base": source.base,
-            "words": source.words - 1,
-            "group_step": source.words,
-            "first_group": top // self.machine.planes * source.words,
-            "first_bit": top % self.machine.planes,
-            "planes_less_one": top,
-            "signed": int(source.signed),
-        }
-        side = layer.side
-        if layer.kind == "merge":
-            half = side // 2
-            return {
-                **common,
-                "tokens_x": half - 1,
-                "tokens_y": half - 1,
-                "token_step": 2 * word,
-                "row_step": (side + 2) * word,
-                "phases_x": 1,
-                "phases_y": 1,
-                "off_x": word,
-                "off_y": side * word,
-            }
-        if layer.kind == "head":
-            return {
-                **common,
-                "tokens_x": 0,
-                "tokens_y": 0,
-                "token_step": 0,
-                "row_step": 0,
-                "phases_x": side - 1,
-                "phases_y": side - 1,
-                "off_x": word,
-                "off_y": side * word,
-            }
-        rows = int(round(source.tokens**0.5))
-        return {
-            **common,
-            "tokens_x": rows - 1,
-            "tokens_y": rows - 1,
-            "token_step": word,
-            "row_step": word,
-            "phases_x": 0,
-            "phases_y": 0,
-            "off_x": 0,
-            "off_y": 0,
-        }
+    def _attend(self, layer: Attention, shape: AttentionShape, inputs: Part, outputs: Part, rom_base: int) -> Step:
+        """The descriptor of (a part of) an attention layer."""
+        used = "scores" in self.masking.sites
+        fields = attention_fields(self.machine, shape, in_base=inputs.base, out_base=outputs.base,
+                                  score_threshold=layer.score_threshold, rom_base=rom_base,
+                                  mask_ratio=self.masking.ratio256 if used else 0)
+        row = self.mask_rows[layer.name.rsplit(".", 1)[0]].scores
+        row += shape.window_row * shape.windows_per_side * shape.heads * shape.tokens
+        step = self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row,
+                         attention=shape)
+        step.inputs, step.outputs = inputs, outputs
+        return step
+
+    def _shape(self, layer: Attention, window_row: int = 0, window_rows: int = 0) -> AttentionShape:
+        return AttentionShape(layer.side, layer.window, layer.shift, layer.heads, layer.head_size, self.model.planes,
+                              window_row, window_rows)
+
+    def _rom(self, layer: Attention) -> list[int]:
+        entries = layer.rom_den.ravel() << self.machine.rom_bits | layer.rom_num.ravel()
+        return [int(entry) for entry in entries]
 
     def _attention(self, layer: Attention, source: Buffer) -> None:
-        shape = AttentionShape(layer.side, layer.window, layer.shift, layer.heads, layer.head_size, self.model.planes)
-        used = "scores" in self.masking.sites
-        fields = attention_fields(
-            self.machine,
-            shape,
-            in_base=source.base,
-            out_base=self.buffers[layer.name].base,
-            score_threshold=layer.score_threshold,
-            rom_base=len(self.images.rom),
-            mask_ratio=self.masking.ratio256 if used else 0,
-        )
-        row = self.mask_rows[layer.name.rsplit(".", 1)[0]].scores
-        self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row, attention=shape)
-        entries = layer.rom_den.ravel() << self.machine.rom_bits | layer.rom_num.ravel()
-        self.images.rom += [int(entry) for entry in entries]
+        self._attend(layer, self._shape(layer), self._part(source), self._part(self.buffers[layer.name]), len(self.images.rom))
+        self.images.rom += self._rom(layer)
 
     @staticmethod
     def _packed(layer: str, table: Fields, values: dict[str, int]) -> int:
@@ -356,5 +257,6 @@ class _Compiler:
         for index, step in enumerate(self.steps):
             following = self.steps[index + 1].layer if index + 1 < len(self.steps) else ""
             step.header |= {"layer": order[step.layer], "last": int(following != step.layer)}
-            word = pack(HEADER, step.header) | step.payload << PROGRAM_BITS
+            sync = pack(SYNC, {"reads": step.reads, "writes": step.writes, "reserved": 0})
+            word = pack(HEADER, step.header) | sync << PROGRAM_BITS | step.payload << 2 * PROGRAM_BITS
             self.images.program += [word >> PROGRAM_BITS * part & (1 << PROGRAM_BITS) - 1 for part in range(DESCRIPTOR_WORDS)]

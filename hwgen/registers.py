@@ -13,7 +13,7 @@ ADDRESS_BITS = 8
 DATA_BITS = 32
 MAGIC = 0x4D535431
 """The ID register: "MST1"."""
-VERSION = 1
+VERSION = 2
 """Version of this register map: raised when a driver of the old one would misread the new one."""
 
 ACCESS = {
@@ -39,6 +39,8 @@ class LoadTarget(enum.IntEnum):
     PARAMS = 3
     ROM = 4
     BRANCHES = 5
+    READS = 6
+    WRITES = 7
 
 
 TARGET_DOC: Mapping[LoadTarget, str] = {
@@ -48,6 +50,8 @@ TARGET_DOC: Mapping[LoadTarget, str] = {
     LoadTarget.PARAMS: "fire parameter memory: the neurons after a GEMM",
     LoadTarget.ROM: "softmax ROM, one entry {den, num} a word, num low",
     LoadTarget.BRANCHES: "fire parameter memory: the residual and what follows it",
+    LoadTarget.READS: "read program: transfers from external memory",
+    LoadTarget.WRITES: "write program: transfers to external memory",
 }
 
 
@@ -61,6 +65,7 @@ class ErrorCode(enum.IntEnum):
     LOAD_RANGE = 4
     BUSY = 5
     LOAD_TARGET = 6
+    MEMORY_FAULT = 7
 
 
 ERROR_DOC: Mapping[ErrorCode, str] = {
@@ -71,6 +76,7 @@ ERROR_DOC: Mapping[ErrorCode, str] = {
     ErrorCode.LOAD_RANGE: "a load went past the end of its memory: check LOAD_ADDRESS and the capability registers",
     ErrorCode.BUSY: "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0",
     ErrorCode.LOAD_TARGET: "a packet came for a memory that cannot be loaded: see LOAD_TARGET",
+    ErrorCode.MEMORY_FAULT: "external memory answered with an error: check MEMORY_BASE and what lies there",
 }
 
 
@@ -177,6 +183,12 @@ REGISTERS: tuple[Register, ...] = (
     _word("CAP_PARAM_WORDS", 0x24, "const", "depth of the fire parameter memory, words of `fire_lanes` channels"),
     _word("CAP_ROM_WORDS", 0x28, "const", "depth of the softmax ROM"),
     _word("CAP_DESCRIPTORS", 0x2C, "const", "depth of the program memory"),
+    Register("CAP_MEMORY", 0x30, (
+        Field("bits", 10, 0, "const", "AXI4 data bits to external memory; 0: everything is on chip"),
+        Field("burst", 9, 10, "const", "beats of the longest burst"),
+        Field("outstanding", 7, 19, "const", "bursts under way in each direction"),
+    ), "capability: external memory"),
+    _word("CAP_TRANSFERS", 0x34, "const", "depth of each transfer program memory"),
     Register("CTRL", 0x40, (
         Field("start", 1, 0, "pulse", "run IMAGES images from PROGRAM_START on"),
         Field("abort", 1, 1, "pulse", "stop at once and forget the run; registers and loaded memories stay"),
@@ -219,6 +231,9 @@ REGISTERS: tuple[Register, ...] = (
     _word("EVENTS_LO", 0x78, "ro", "events that the array processed in the run, low word: read it first"),
     _word("EVENTS_HI", 0x7C, "ro", "events, high word as of the last read of the low word", latched_by="EVENTS_LO"),
     _word("LAYER", 0x80, "ro", "index of the descriptor that runs, or ran last"),
+    _word("MEMORY_BASE", 0x84, "rw", "where the machine's external memory begins, in units of 4 KiB"),
+    _word("STALLS_LO", 0x88, "ro", "cycles in which only external memory kept a descriptor waiting, low word: read it first"),
+    _word("STALLS_HI", 0x8C, "ro", "stalled cycles, high word as of the last read of the low word", latched_by="STALLS_LO"),
 )
 
 
@@ -255,10 +270,15 @@ def constants(m: MachineConfig, build_id: int) -> dict[tuple[str, str], int]:
         ("CAP_FORMAT", "weight_bits"): m.weight_bits, ("CAP_FORMAT", "rom_bits"): m.rom_bits,
         ("CAP_FORMAT", "acc_bits"): m.acc_bits, ("CAP_FORMAT", "bus_bytes"): m.bus_bytes,
         ("CAP_FORMAT", "loadable"): int(m.weights == "loadable"),
+        ("CAP_MEMORY", "bits"): m.memory_bits, ("CAP_MEMORY", "burst"): m.memory_burst if m.memory_bits else 0,
+        ("CAP_MEMORY", "outstanding"): m.memory_outstanding if m.memory_bits else 0,
+        ("CAP_TRANSFERS", "value"): m.transfers if m.memory_bits else 0,
     }
     for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors"):
         depth = getattr(m, name)
         if depth < 1:
             raise RegisterError(f"{name} is {depth} (auto): size the machine before its registers are made")
         values[f"CAP_{name.upper()}", "value"] = depth
+    if m.memory_bits and m.transfers < 1:
+        raise RegisterError(f"transfers is {m.transfers} (auto): size the machine before its registers are made")
     return values

@@ -4,6 +4,7 @@ A layer's cycles run from its first dispatch to the next layer's (the first laye
 they add up to the image's. RTL measures the same points; the top bench asserts equality.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from hwgen.attention_cycles import attention_cycles
 from hwgen.descriptors import After, Kind
 from hwgen.gemm_cycles import gemm_cycles, vectors
 from hwgen.loader import image_cycles
-from hwgen.program import Program, Step
 from hwgen.sequencer import FETCH_CYCLES
+from hwgen.steps import Part, Program, Step
+from hwgen.timeline import MemoryTiming, run_timeline
 
 RESULT_LATENCY = 3
 """Cycles from the first group of logits to their first beat."""
@@ -31,39 +33,68 @@ class LayerCycles:
     """weight rows read (GEMM)"""
     bound: int
     """cycles that the weight memory's read ports need for these events"""
+    stalls: int = 0
+    """cycles in which only external memory kept a descriptor waiting"""
 
 
-def predict(program: Program, values: Mapping[str, NDArray[np.integer]]) -> list[LayerCycles]:
+def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory: MemoryTiming | None = None) -> list[LayerCycles]:
     """Cycles of each layer for one image.
 
     `values[name]` [T, C]: what buffer `name` of `program.buffers` holds ("image": pixels by patch, as docs/semantics.md 3.1
     orders them). Layers come in execution order, "image" first; the head's cycles include the delivery of the logits.
+    Exact where all is on chip; with external memory (`memory`: how fast it is) transfers are a model (`hwgen.timeline`).
     """
-    out: list[LayerCycles] = []
-    previous: str | None = None
+    costs = step_costs(program, values)
+    if program.machine.memory_bits:
+        starts, stalls = run_timeline(program, [cost.cycles for cost in costs], memory or MemoryTiming())
+    else:
+        starts = [FETCH_CYCLES + sum(cost.cycles for cost in costs[:index]) for index in range(len(costs) + 1)]
+        stalls = [0] * len(costs)
+    out: dict[str, LayerCycles] = {}
+    for index, (step, cost) in enumerate(zip(program.steps, costs, strict=False)):
+        cycles = starts[index + 1] - (starts[index] if index else 0)
+        before = out.get(step.layer, LayerCycles(step.layer, 0, 0, 0))
+        out[step.layer] = LayerCycles(step.layer, before.cycles + cycles, before.events + cost.events, before.bound + cost.bound,
+                                      before.stalls + stalls[index])
+    return list(out.values())
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What one descriptor costs: cycles from its dispatch to the next one's, weight rows read, and their bound."""
+
+    cycles: int
+    events: int = 0
+    bound: int = 0
+
+
+def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]]) -> list[StepCost]:
+    """The cost of every descriptor but END, for one image, were external memory never in the way. `values`: as `predict`."""
+    machine = program.machine
+    memory = np.zeros((program_depth(program), machine.lanes), np.int64)
+    packed: Part | None = None
     counts = np.zeros((0, 0, 0), np.int64)
-    names = list(program.buffers)
-    memory = np.zeros((program_depth(program), program.machine.lanes), np.int64)
-    for name in program.layers:
-        steps = [step for step in program.steps if step.layer == name]
-        cycles = events = bound = 0
-        if previous is not None and steps[0].kind == Kind.GEMM:
-            buffer = program.buffers[previous]
-            memory[buffer.base : buffer.base + buffer.size] = buffer.pack(np.asarray(values[previous])[None])[0]
-            counts = vectors(steps[0].fields, program.machine, memory)
-        for step in steps:
-            if step.kind == Kind.GEMM:
-                cost = gemm_cycles(step.fields, program.machine, counts)
-                cycles += _dispatched(step, cost.cycles)
-                events, bound = events + cost.events, bound + _bound(counts, program.machine.rows_per_cycle)
-            else:
-                cycles += max(FETCH_CYCLES, fixed_cycles(program, step))
-        if previous is None:
-            cycles += FETCH_CYCLES
-        out.append(LayerCycles(name, cycles, events, bound))
-        if name in names:
-            previous = name
+    out: list[StepCost] = []
+    for step in program.steps:
+        if step.kind == Kind.END:
+            continue
+        if step.kind != Kind.GEMM:
+            out.append(StepCost(max(FETCH_CYCLES, fixed_cycles(program, step))))
+            continue
+        assert step.inputs is not None
+        if step.inputs is not packed:
+            packed = step.inputs
+            place_part(program, packed, np.asarray(values[packed.name]), memory)
+            counts = vectors(step.fields, machine, memory)
+        cost = gemm_cycles(step.fields, machine, counts)
+        out.append(StepCost(_dispatched(step, cost.cycles), cost.events, _bound(counts, machine.rows_per_cycle)))
     return out
+
+
+def place_part(program: Program, part: Part, values: NDArray[np.integer], memory: NDArray[np.int64]) -> None:
+    """Lay the part's tokens of `values` [T, C] into a scratchpad image [words, lanes]."""
+    buffer = dataclasses.replace(program.buffers[part.name], tokens=len(part.tokens))
+    memory[part.base:part.base + buffer.size] = buffer.pack(values[None][:, part.tokens])[0]
 
 
 def fixed_cycles(program: Program, step: Step) -> int:
@@ -76,6 +107,8 @@ def fixed_cycles(program: Program, step: Step) -> int:
 
 def program_depth(program: Program) -> int:
     """Spike words that the program touches."""
+    if program.machine.memory_bits:
+        return program.machine.spike_words
     return max(buffer.base + buffer.size for buffer in program.buffers.values())
 
 
@@ -127,11 +160,11 @@ def layer_table(program: Program) -> str:
 
 
 def _weight_rows(program: Program) -> dict[str, int]:
+    """Weight rows of each layer's tiles."""
     out: dict[str, int] = {}
-    gemms = [step for step in program.steps if step.kind == Kind.GEMM]
-    for step, following in zip(gemms, [*gemms[1:], None], strict=True):
-        end = len(program.images.weights) if following is None else following.fields["weight_base"]
-        out[step.layer] = out.get(step.layer, 0) + end - step.fields["weight_base"]
+    for name in program.layers:
+        steps = [step for step in program.steps if step.layer == name]
+        out[name] = sum(step.weight_rows for step in steps if step.inputs is steps[0].inputs)
     return out
 
 

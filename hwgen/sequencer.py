@@ -1,16 +1,16 @@
 """Sequencer: runs the program; fetches the next descriptor, and jumps the mask LFSR for it, while the current one runs.
 
-Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of 8 words and the 32-cycle jump,
+Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of the words and the 32-cycle jump,
 whichever unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is
 done; its unit starts in the next cycle, and the fetch of the one behind it begins.
 """
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
-from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, Kind, layout
+from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, layout
 from hwgen.lfsr import Jump
 from hwgen.registers import ErrorCode
 from model.masking import WIDTH
@@ -24,7 +24,10 @@ class Sequencer(wiring.Component):
 
     `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with
     each descriptor, `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops
-    with `halt`. A descriptor whose header says `results` waits until the result stream is idle. The top resets the sequencer
+    with `halt`. A descriptor whose header says `results` waits until the result stream is idle, and each one until `reads`
+    and `writes` (transfers done in the image) have reached what its sync word asks: `stalled` is high in the cycles in
+    which only that keeps it. `image_start` pulses where an image's program begins; `steps` counts its finished descriptors.
+    The top resets the sequencer
     in the cycle after `halt`: a jump under way would otherwise outlast the run. `images` of 0 runs one.
     """
 
@@ -42,7 +45,7 @@ class Sequencer(wiring.Component):
                 "busy": Out(1),
                 "error": Out(8),
                 "image_done": Out(1),
-                "read": Out(wiring.Signature({"address": Out(address_bits + 3), "en": Out(1), "data": In(PROGRAM_BITS)})),
+                "read": Out(wiring.Signature({"address": Out(address_bits + 4), "en": Out(1), "data": In(PROGRAM_BITS)})),
                 "header": Out(layout(HEADER)),
                 "payload": Out(PAYLOAD_BITS),
                 "mask_state": Out(WIDTH),
@@ -51,6 +54,11 @@ class Sequencer(wiring.Component):
                 "start_attention": Out(1),
                 "unit_done": In(1),
                 "results_idle": In(1),
+                "reads": In(16),
+                "writes": In(16),
+                "steps": Out(16),
+                "image_start": Out(1),
+                "stalled": Out(1),
                 "halt": Out(1),
                 "dispatch": Out(1),
                 "descriptor": Out(32),
@@ -63,6 +71,7 @@ class Sequencer(wiring.Component):
         m.submodules.jump = jump = Jump()
         words = Array(Signal(PROGRAM_BITS, name=f"word{index}") for index in range(DESCRIPTOR_WORDS))
         pc, index = Signal(self.address_bits), Signal(range(DESCRIPTOR_WORDS + 1))
+        address = Signal(self.address_bits + 4)
         arriving, arrived = Signal(), Signal(range(DESCRIPTOR_WORDS))
         fetching, ready = Signal(), Signal()
         running, left = Signal(), Signal(32)
@@ -71,10 +80,10 @@ class Sequencer(wiring.Component):
 
         # Fetch
         begin, restart = Signal(), Signal()
-        m.d.comb += [self.read.address.eq((pc << 3) + index), self.read.en.eq(fetching & (index != DESCRIPTOR_WORDS))]
+        m.d.comb += [self.read.address.eq(address), self.read.en.eq(fetching & (index != DESCRIPTOR_WORDS))]
         m.d.sync += [arriving.eq(self.read.en), arrived.eq(index)]
         with m.If(self.read.en):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
         with m.If(arriving):
             m.d.sync += words[arrived].eq(self.read.data)
         state = Signal(WIDTH)
@@ -88,12 +97,18 @@ class Sequencer(wiring.Component):
             m.d.sync += [fetching.eq(0), ready.eq(1)]
         with m.If(begin):
             m.d.sync += [fetching.eq(1), ready.eq(0), index.eq(0), pc.eq(Mux(restart, self.first, pc + 1))]
+            with m.If(restart):
+                m.d.sync += address.eq((self.first << 3) + self.first)
 
         # Dispatch
         unit_busy, starting = Signal(), Signal()
-        dispatch = Signal()
+        free, dispatch = Signal(), Signal()
+        sync = Signal(layout(SYNC))
+        behind = Signal(2)
+        m.d.comb += sync.eq(words[1])
         m.d.comb += [
-            dispatch.eq(
+            behind.eq(Cat(self.reads < sync.reads, self.writes < sync.writes)),
+            free.eq(
                 running
                 & ready
                 & (~unit_busy | self.unit_done)
@@ -101,11 +116,19 @@ class Sequencer(wiring.Component):
                 & ~self.failed
                 & (self.results_idle | ~next_header.results)
             ),
+            dispatch.eq(free & (behind == 0)),
+            self.stalled.eq(free & (behind != 0)),
+            self.image_start.eq(begin & restart),
             self.dispatch.eq(dispatch),
             self.descriptor.eq(pc),
             self.busy.eq(running),
         ]
-        m.d.sync += starting.eq(0)
+        starts = ((Kind.IMAGE, self.start_image), (Kind.GEMM, self.start_gemm), (Kind.ATTENTION, self.start_attention))
+        m.d.sync += [starting.eq(0), *(start.eq(0) for _, start in starts)]
+        with m.If(self.image_start):
+            m.d.sync += self.steps.eq(0)
+        with m.Elif(self.unit_done):
+            m.d.sync += self.steps.eq(self.steps + 1)
         with m.If(self.unit_done):
             m.d.sync += unit_busy.eq(0)
         with m.If(self.run):
@@ -113,11 +136,11 @@ class Sequencer(wiring.Component):
             m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0)]
         with m.Elif(dispatch):
             m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result)]
-            m.d.sync += [self.payload.word_select(part, PROGRAM_BITS).eq(words[part + 1]) for part in range(DESCRIPTOR_WORDS - 1)]
+            m.d.sync += [self.payload.word_select(part, PROGRAM_BITS).eq(words[part + 2]) for part in range(DESCRIPTOR_WORDS - 2)]
             m.d.comb += begin.eq(1)
             with m.Switch(next_header.kind):
                 with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):
-                    m.d.sync += [starting.eq(1), unit_busy.eq(1)]
+                    m.d.sync += [starting.eq(1), unit_busy.eq(1), *(start.eq(next_header.kind == kind) for kind, start in starts)]
                 with m.Case(Kind.END):
                     m.d.comb += [self.image_done.eq(1), restart.eq(1)]
                     m.d.sync += left.eq(left - 1)
@@ -130,12 +153,4 @@ class Sequencer(wiring.Component):
         with m.If(self.failed & running):
             m.d.comb += [self.finished.eq(1), self.halt.eq(1)]
             m.d.sync += [running.eq(0), ready.eq(0), fetching.eq(0)]
-        with m.If(starting):
-            with m.Switch(self.header.kind):
-                with m.Case(Kind.IMAGE):
-                    m.d.comb += self.start_image.eq(1)
-                with m.Case(Kind.GEMM):
-                    m.d.comb += self.start_gemm.eq(1)
-                with m.Case(Kind.ATTENTION):
-                    m.d.comb += self.start_attention.eq(1)
         return m

@@ -1,26 +1,33 @@
 """The accelerator: memories, units, sequencer, AXI4-Lite registers, AXI4-Stream image in and logits out.
 
+With `memory_bits` weights, parameters and ROM come from external memory over an AXI4 master, and spikes and residuals can go
+there and back (`hwgen.dma`); without, the loader fills the memories and everything stays on chip.
+
 The `trace_*` outputs show every scratchpad write and every dispatch to a bench; a board leaves them open and synthesis
 removes them.
 """
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 from hwgen.attention import AttentionUnit
 from hwgen.attention_desc import AttentionDescriptor
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
-from hwgen.descriptors import ADDRESS_BITS, DESCRIPTOR_WORDS, GEMM, IMAGE, PROGRAM_BITS, Kind, layout
+from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Kind, Memory, layout
+from hwgen.dma import Dma, axi_signature
 from hwgen.gemm import GemmEngine
 from hwgen.loader import Loader
 from hwgen.memory import RowMemory, Scratchpad, address_bits
-from hwgen.parameters import branch_words, neuron_words
-from hwgen.program import Images
-from hwgen.registers import LoadTarget
+from hwgen.registers import ErrorCode, LoadTarget
 from hwgen.result import ResultStream
 from hwgen.sequencer import Sequencer
+from hwgen.shapes import local_shapes, memory_shapes
+from hwgen.shared import SharedScratchpad
+from hwgen.steps import Images
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 
 
@@ -43,10 +50,12 @@ class Accelerator(wiring.Component):
                 "m_axis_tvalid": Out(1),
                 "m_axis_tready": In(1),
                 "m_axis_tlast": Out(1),
+                **(axi_signature(m) if m.memory_bits else {}),
                 "trace_dispatch": Out(1),
                 "trace_descriptor": Out(32),
                 "trace_finished": Out(1),
                 "trace_cycle": Out(64),
+                "trace_stalls": Out(64),
                 "trace_spike_en": Out(1),
                 "trace_spike_address": Out(ADDRESS_BITS),
                 "trace_spike_data": Out(m.word_bits),
@@ -56,27 +65,27 @@ class Accelerator(wiring.Component):
             }
         )
 
-    def memory_shapes(self) -> dict[LoadTarget, tuple[int, int]]:
-        """(bits of a word, words) of each loadable memory."""
-        return memory_shapes(self.m)
-
     def elaborate(self, platform: object) -> Module:
         m = Module()
         cfg, images = self.m, self.images
-        shapes = self.memory_shapes()
+        shapes = memory_shapes(cfg)
         loadable = cfg.weights == "loadable"
+        local = local_shapes(cfg)
 
         def row_memory(target: LoadTarget, ports: int, init: list[int]) -> RowMemory:
-            bits, depth = shapes[target]
+            bits, depth = shapes[target] if target in shapes else local[Memory[target.name]]
             return RowMemory(width=bits, depth=depth, ports=ports, loadable=loadable, init=init)
+
+        def scratchpad(width: int, depth: int) -> Scratchpad | SharedScratchpad:
+            return SharedScratchpad(width=width, depth=depth) if cfg.memory_bits else Scratchpad(width=width, depth=depth)
 
         m.submodules.program = program = row_memory(LoadTarget.PROGRAM, 1, images.program)
         m.submodules.weights = weights = row_memory(LoadTarget.WEIGHTS, cfg.rows_per_cycle, images.weights)
         m.submodules.params = params = row_memory(LoadTarget.PARAMS, 1, images.params)
         m.submodules.branches = branches = row_memory(LoadTarget.BRANCHES, 1, images.branches)
         m.submodules.rom = rom = row_memory(LoadTarget.ROM, cfg.attention_rows, images.rom)
-        m.submodules.spikes = spikes = Scratchpad(width=cfg.word_bits, depth=cfg.spike_words)
-        m.submodules.stream = stream = Scratchpad(width=cfg.fire_lanes * STREAM_BITS, depth=cfg.stream_words)
+        m.submodules.spikes = spikes = scratchpad(cfg.word_bits, cfg.spike_words)
+        m.submodules.stream = stream = scratchpad(cfg.fire_lanes * STREAM_BITS, cfg.stream_words)
 
         csr = Csr(cfg, self.build_id)
         loader = Loader(cfg, shapes if loadable else {})
@@ -107,6 +116,39 @@ class Accelerator(wiring.Component):
             self.irq.eq(csr.irq),
         ]
 
+        # External memory
+        stalls, fault, draining = Signal(64), Signal(8), Signal()
+        with m.If(csr.start):
+            m.d.sync += stalls.eq(0)
+        with m.Elif(sequencer.stalled):
+            m.d.sync += stalls.eq(stalls + 1)
+        m.d.comb += [csr.stalls.eq(stalls), self.trace_stalls.eq(stalls)]
+        if cfg.memory_bits:
+            m.submodules.dma = dma = Dma(cfg, local)
+            for name, member in axi_signature(cfg).items():
+                outer, inner = getattr(self, name), getattr(dma, name)
+                m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+            m.d.comb += [
+                dma.start.eq(sequencer.image_start), dma.stop.eq(stop), dma.base.eq(csr.memory_base),
+                dma.steps.eq(sequencer.steps),
+                sequencer.reads.eq(dma.reads), sequencer.writes.eq(dma.writes), draining.eq(~dma.idle & ~sequencer.busy),
+                fault.eq(Mux(dma.fault, ErrorCode.MEMORY_FAULT, 0))]
+            for target, port in ((LoadTarget.READS, dma.read_program), (LoadTarget.WRITES, dma.write_program)):
+                m.submodules[target.name.lower()] = transfers = row_memory(target, 1, [])
+                write = getattr(loader, f"{target.name.lower()}_write")
+                connect(m, port, transfers.read[0])
+                connect(m, write, transfers.write)
+            for name, memory in (("weights", weights), ("params", params), ("branches", branches), ("rom", rom)):
+                _connect_write(m, getattr(dma, f"{name}_write"), memory.write)
+            for name, pad in (("spikes", spikes), ("stream", stream)):
+                assert isinstance(pad, SharedScratchpad)
+                _connect_write(m, getattr(dma, f"{name}_write"), pad.transfer_write)
+                read = getattr(dma, f"{name}_read")
+                m.d.comb += [
+                    pad.transfer_read.address.eq(read.address), pad.transfer_read.en.eq(read.en),
+                    read.data.eq(pad.transfer_read.data), getattr(dma, f"{name}_read_grant").eq(pad.read_grant),
+                    getattr(dma, f"{name}_grant").eq(pad.write_grant)]
+
         # Loads
         if loadable:
             for target, memory in (
@@ -116,6 +158,8 @@ class Accelerator(wiring.Component):
                 (LoadTarget.BRANCHES, branches),
                 (LoadTarget.ROM, rom),
             ):
+                if target not in shapes:
+                    continue
                 write = getattr(loader, f"{target.name.lower()}_write")
                 m.d.comb += [
                     memory.write.address.eq(write.address),
@@ -130,7 +174,7 @@ class Accelerator(wiring.Component):
             csr.load_address_update.eq(loader.load_address_update),
             csr.loading.eq(loader.loading),
             csr.loaded.eq(loader.loaded),
-            csr.error.eq(loader.error | sequencer.error),
+            csr.error.eq(loader.error | sequencer.error | fault),
         ]
 
         # Sequencer and counters
@@ -148,7 +192,7 @@ class Accelerator(wiring.Component):
             sequencer.failed.eq(csr.failed),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
             sequencer.results_idle.eq(result.idle & ~gemm.logits.valid),
-            csr.busy.eq(sequencer.busy),
+            csr.busy.eq(sequencer.busy | draining),
             csr.done.eq(sequencer.finished),
             csr.image_done.eq(sequencer.image_done),
             csr.cycles.eq(cycles),
@@ -247,12 +291,6 @@ class Accelerator(wiring.Component):
         return m
 
 
-def memory_shapes(m: MachineConfig) -> dict[LoadTarget, tuple[int, int]]:
-    """(bits of a word, words) of each loadable memory of machine `m`."""
-    return {
-        LoadTarget.PROGRAM: (PROGRAM_BITS, m.descriptors * DESCRIPTOR_WORDS),
-        LoadTarget.WEIGHTS: (m.lanes * m.weight_bits, m.weight_rows),
-        LoadTarget.PARAMS: (neuron_words(m).size, m.param_words),
-        LoadTarget.BRANCHES: (branch_words(m).size, m.param_words),
-        LoadTarget.ROM: (2 * m.rom_bits, m.rom_words),
-    }
+def _connect_write(m: Module, source: Any, target: Any) -> None:
+    """A transfer's write port to a memory's, which may have fewer address bits."""
+    m.d.comb += [target.address.eq(source.address), target.en.eq(source.en), target.data.eq(source.data)]

@@ -1,8 +1,9 @@
-"""Command line: `python -m sim run | golden | report | matrix`. A mismatch is exit code 1; an error is one line and code 2."""
+"""Command line: `python -m sim run | verify-all | golden | report | matrix`. Exit code 1: a mismatch; 2: an error in one line."""
 
 import argparse
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 
 from hwgen.program import CompileError
 from model import config as configuration
+from model import datasets
 from model.config import Config, ConfigError
 from model.masking import SpikeMask
 from quantize import network as network_file
 from quantize.layers import Network, NetworkError
-from quantize.random_network import random_images, random_network
+from quantize.random_network import TRAINED, random_images, random_network
 from sim import images as image_files
+from sim.host import HostError
 from sim.runner import SimulationFailed, SimulatorMissing, find_simulator
 
 DEFAULT_IMAGES = 16
@@ -26,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="simulate the generated RTL and compare every layer with the golden model")
+    every = commands.add_parser("verify-all", help="the whole test set through the compiled RTL, bit by bit; resumable")
+    single = commands.add_parser("single", help="one image through the compiled RTL, saved layer by layer; for large networks")
     golden = commands.add_parser("golden", help="classify images with the golden model alone")
     report = commands.add_parser("report", help="write report.md again from the last run's report.json")
     matrix = commands.add_parser("matrix", help="many untrained networks of every shape on one machine, bit by bit")
@@ -35,24 +40,33 @@ def parser() -> argparse.ArgumentParser:
     matrix.add_argument("--rows-per-cycle", type=int, default=2, help="weight rows read a cycle (default: 2)")
     matrix.add_argument("--images", type=int, default=1, help="images for each network (default: 1)")
     matrix.add_argument("--cases", nargs="*", help="only these networks")
-    for command in (run, golden, report):
+    every.add_argument("--processes", type=int, help="simulations at a time (default: one a core)")
+    every.add_argument("--every", type=int, default=100, help="compare all layers of every so many images (default: 100)")
+    every.add_argument("--data", type=Path, help="folder of the data sets (default: MST_DATA, else data)")
+    every.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where an earlier run ended")
+    single.add_argument("--latency", type=int, default=60, help="of external memory, in cycles (default: 60)")
+    single.add_argument("--bandwidth", type=Fraction, default=Fraction(1), help="of external memory, beats a cycle (default: 1)")
+    for command in (run, every, single, golden, report):
         command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
-    for command in (run, golden):
+    for command in (run, every, single, golden):
         command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
         command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
-        command.add_argument("--images", type=int, help=f"number of images (default: {DEFAULT_IMAGES})")
+        command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
+        command.add_argument("--images", type=int, help=f"number of images (default: {DEFAULT_IMAGES}; verify-all: all)")
         command.add_argument("--images-file", type=Path, help=".npz with `images` uint8 [N, H, W, C] and `labels`")
         command.add_argument("--mask", type=float, help="spike mask ratio in place of the configuration's")
     run.add_argument("--sim", default="verilator", help="verilator or icarus")
     run.add_argument("--waves", action="store_true", help="write a waveform")
-    run.add_argument("--build", type=Path, help="build folder (default: rtl/build/<config>)")
+    for command in (run, every, single):
+        command.add_argument("--build", type=Path, help="build folder (default: rtl/build/<config>)")
     return top
 
 
 def load_network(config: Config, path: Path, args: argparse.Namespace) -> Network:
     """The network that the arguments name: random, given, or beside the configuration; it must have the configuration's shape."""
     if args.random_weights is not None:
-        return random_network(config.model, args.random_weights, config.quantize)
+        activity = TRAINED if args.trained_activity else None
+        return random_network(config.model, args.random_weights, config.quantize, activity)
     file = args.network or path.with_suffix(network_file.EXTENSION)
     network = network_file.load(file)
     if network.model != config.model:
@@ -70,6 +84,67 @@ def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.ui
     if args.random_weights is not None and args.images_file is None:
         return random_images(config.model, args.random_weights, count), None
     return image_files.load(args.images_file or image_files.sample(config.train.dataset), count)
+
+
+def load_test_set(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """The first `--images` images (all, by default) of the data set's official test part, fitted to the network."""
+    if args.random_weights is not None or args.images_file is not None:
+        return load_images(config, args)
+    pictures, labels = datasets.read(config.train.dataset, False, args.data)
+    images = datasets.fitted(pictures, config.model.in_channels, config.model.image_size)
+    count = len(images) if args.images is None else args.images
+    if not 1 <= count <= len(images):
+        raise ConfigError(f"--images must be 1 to {len(images)}, the size of the test set, not {count}")
+    return images[:count], labels[:count]
+
+
+def _verify_all(args: argparse.Namespace) -> int:
+    from hwgen.config import machine_config
+    from hwgen.emit import emit
+    from sim.fast.verify_all import verify_all
+    from sim.run import BUILD_ROOT, masked_config
+
+    config = configuration.load(args.config)
+    network = load_network(config, args.config, args)
+    masking = masked_config(config, args.mask)
+    images, labels = load_test_set(config, args)
+    find_simulator()  # before any long work
+    folder = args.build or BUILD_ROOT / config.name
+    print(f"{config.name}: {len(images)} images, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
+    build = emit(network, machine_config(config.machine), config.masking, folder)
+    summary = verify_all(build, network, masking, images, labels, ratio=args.mask, every=args.every, processes=args.processes,
+                         resume=args.resume)
+    for failure in summary.failures[:10]:
+        print(f"  {failure}")
+    if summary.correct is not None:
+        print(f"RTL: {summary.correct}/{summary.images} images classified correctly")
+    print(summary.line())
+    return 0 if summary.passed else 1
+
+
+def _single(args: argparse.Namespace) -> int:
+    from hwgen.config import machine_config
+    from hwgen.emit import emit
+    from hwgen.timeline import MemoryTiming
+    from sim.fast.single import run_single
+    from sim.run import BUILD_ROOT, masked_config
+    from sim.traffic import write_single_report
+
+    config = configuration.load(args.config)
+    network = load_network(config, args.config, args)
+    args.images = 1
+    images, _ = load_images(config, args)
+    find_simulator()  # before any long work
+    folder = args.build or BUILD_ROOT / config.name
+    timing = MemoryTiming(args.latency, args.bandwidth)
+    print(f"{config.name}: one image, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
+    build = emit(network, machine_config(config.machine), config.masking, folder)
+    found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
+    for failure in found.verdict.failures[:10]:
+        print(f"  {failure}")
+    print(f"report: {write_single_report(build, found, timing)}")
+    print(found.verdict.line())
+    return 1 if found.verdict.failures else 0
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -152,13 +227,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
     try:
-        return {"run": _run, "golden": _golden, "report": _report, "matrix": _matrix}[args.command](args)
+        commands = {"run": _run, "verify-all": _verify_all, "single": _single, "golden": _golden, "report": _report,
+                    "matrix": _matrix}
+        return commands[args.command](args)
     except (ConfigError, NetworkError, CompileError, SimulatorMissing, ValueError, FileNotFoundError) as error:
         print(f"{error}".strip().splitlines()[0], file=sys.stderr)
         return 2
-    except SimulationFailed as error:
+    except (SimulationFailed, HostError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

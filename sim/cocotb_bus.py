@@ -8,9 +8,10 @@ from collections import deque
 from typing import Any
 
 import cocotb
-from cocotb.triggers import ClockCycles, Event, First, RisingEdge, Timer
+from cocotb.triggers import ClockCycles, Event, FallingEdge, First, RisingEdge, Timer
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
+from sim.axi_memory import INPUTS, OUTPUTS, AxiMemory
 from sim.host import HostError
 from sim.streams import PERIOD_NS
 
@@ -141,3 +142,21 @@ class CocotbBus:
             await wait
         else:
             await First(wait, RisingEdge(self._irq))
+
+
+def start_memory(dut: Any, memory: AxiMemory) -> None:
+    """Let `memory` answer the ports `m_axi_*` of `dut`, from the next cycle on."""
+    cocotb.start_soon(_answer(dut, memory))
+
+
+async def _answer(dut: Any, memory: AxiMemory) -> None:
+    outputs = {name: getattr(dut, f"m_axi_{name}") for name in OUTPUTS}
+    inputs = {name: getattr(dut, f"m_axi_{name}") for name in INPUTS}
+    for port in inputs.values():
+        port.value = 0
+    while True:
+        await FallingEdge(dut.clk)  # the machine's outputs of this cycle have settled
+        if int(dut.rst.value):
+            continue
+        for name, value in memory.step({name: int(port.value) for name, port in outputs.items()}).items():
+            inputs[name].value = value

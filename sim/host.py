@@ -62,6 +62,7 @@ class Counters:
 
     cycles: int
     events: int
+    stalls: int
     layer: int
     image_index: int
 
@@ -149,7 +150,8 @@ class Host:
 
     async def counters(self) -> Counters:
         """The counters of the run."""
-        return Counters(await self._wide("CYCLES"), await self._wide("EVENTS"), await self.read("LAYER"),
+        return Counters(await self._wide("CYCLES"), await self._wide("EVENTS"), await self._wide("STALLS"),
+                        await self.read("LAYER"),
                         await self.read("IMAGE_INDEX"))
 
     async def check(self) -> None:
@@ -205,6 +207,12 @@ class Host:
         """Spike mask: `seed` (32 bits); `ratio` in 1/256 in place of the program's own, None to keep them."""
         await self.write("MASK_SEED", value=seed)
         await self.write("MASK_CTRL", enable=int(enable), override=int(ratio is not None), ratio=ratio or 0)
+
+    async def set_memory(self, base: int) -> None:
+        """Byte address of the machine's external memory; HostError unless it is a multiple of 4 KiB."""
+        if base % 4096:
+            raise HostError(f"external memory must begin at a multiple of 4096, not {base:#x}")
+        await self.write("MEMORY_BASE", value=base // 4096)
 
     async def start(self, images: int, first_image: int = 0, program: int = 0) -> None:
         """Start a run of `images` images; the first has index `first_image` (for the spike mask)."""

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run of the top bench. `images_file`: .npy uint8 [B, H, W, C]; `memories`: [target, bits, hex file]."""
+    """One run of the top bench. `images_file`: .npy uint8 [B, H, W, C]; `memories`: [target, bits, hex file].
+
+    `external_file`: what lies in external memory ("": there is none), of `external_bytes` bytes from `external_base` on, on a
+    bus of `external_bits`; `latency`, `bandwidth` (numerator, denominator) and `memory_stall` as `sim.axi_memory.Timing`.
+    """
 
     images_file: str
     patch: int
@@ -22,6 +26,13 @@ class Job:
     answer_file: str
     idle: int = 0
     stall: int = 0
+    external_file: str = ""
+    external_bytes: int = 0
+    external_base: int = 0
+    external_bits: int = 0
+    latency: int = 30
+    bandwidth: tuple[int, int] = (1, 1)
+    memory_stall: int = 0
 
     def save(self, path: Path) -> None:
         """Write the job as JSON."""
@@ -42,6 +53,7 @@ class Answer:
     logits: list[list[int]]
     cycles: int
     events: int
+    stalls: int
     image_index: int
 
     def save(self, path: Path) -> None:

@@ -4,15 +4,17 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig, machine_config
-from hwgen.emit import IMAGE_FILES, Build, emit
+from hwgen.emit import EXTERNAL, IMAGE_FILES, Build, emit
 from hwgen.files import write_if_changed
 from hwgen.registers import LoadTarget
-from hwgen.top import memory_shapes
+from hwgen.shapes import memory_shapes
+from hwgen.timeline import MemoryTiming
 from model.config import Config, MaskingConfig
 from model.masking import SpikeMask
 from quantize.layers import Network
@@ -23,6 +25,8 @@ from sim.runner import SimulationFailed, run_bench
 from sim.verify import Verdict, verify
 from sim.wrapper import WRAPPER, wrapper_verilog
 
+EXTERNAL_BASE = 0x1000_0000
+"""Byte address of the machine's external memory in simulation: not 0, so that MEMORY_BASE counts."""
 BUILD_ROOT = Path("rtl") / "build"
 
 
@@ -57,23 +61,27 @@ def simulate(
     machine: MachineConfig | None = None,
     idle: int = 0,
     stall: int = 0,
+    memory: MemoryTiming | None = None,
 ) -> Outcome:
     """Run `network` on `images` uint8 [B, H, W, C] in RTL simulation and compare with the golden model.
 
     `ratio`: mask ratio in place of the configuration's, set over the mask registers: the program stays as it is. `idle`,
     `stall`: most idle cycles of the image stream and stalls of the result stream (cycles then differ from the prediction).
+    `memory`: how fast external memory is, where the machine has any.
     """
     folder = folder or BUILD_ROOT / config.name
     build = emit(network, machine or machine_config(config.machine), config.masking, folder)
     masking = masked_config(config, ratio)
     mask = SpikeMask.of(masking)
     trace = run_golden(network, images, mask=mask, first_image=first_image)
-    answer, trace_file, waveform = _bench(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall)
-    verdict = verify(build.program, trace, images, answer, trace_file)
+    memory = memory or MemoryTiming()
+    answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
+                                          memory)
+    verdict = verify(build.program, trace, images, answer, trace_file, memory)
     return Outcome(verdict, build, trace, images, mask, masking, waveform)
 
 
-def _bench(
+def run_top(
     build: Build,
     config: Config,
     masking: MaskingConfig,
@@ -84,7 +92,9 @@ def _bench(
     first_image: int,
     idle: int,
     stall: int,
+    memory: MemoryTiming = MemoryTiming(),  # noqa: B008 (frozen)
 ) -> tuple[Answer, Path, Path | None]:
+    """The cocotb bench alone, on a build: what the host saw, the trace file, and the waveform where one was asked for."""
     work = (build.folder / "sim").resolve()
     work.mkdir(parents=True, exist_ok=True)
     images_file, answer_file, trace_file = work / "images.npy", work / "answer.json", work / "trace.txt"
@@ -101,6 +111,12 @@ def _bench(
         if build.machine.weights == "loadable"
         else []
     )
+    external: dict[str, Any] = {}
+    if build.machine.memory_bits:
+        external = {"external_file": str((build.folder / EXTERNAL).resolve()), "external_base": EXTERNAL_BASE,
+                    "external_bits": build.machine.memory_bits,
+                    "external_bytes": build.program.external_beats * build.machine.memory_bits // 8,
+                    "latency": memory.latency, "bandwidth": memory.bandwidth.as_integer_ratio()}
     Job(
         str(images_file),
         config.model.patch,
@@ -113,6 +129,7 @@ def _bench(
         str(answer_file),
         idle,
         stall,
+        **external,
     ).save(work / "job.json")
     wrapper = work / f"{WRAPPER}.v"
     write_if_changed(wrapper, wrapper_verilog(build.machine))

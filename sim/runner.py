@@ -34,6 +34,8 @@ _INDEX_MAKEFLAGS = ("CFG_CXXFLAGS_PCH_I=-include CXX=g++ LINK=g++ AR=ar PYTHON3=
                     "CFG_CXXFLAGS_COROUTINES=-fcoroutines CFG_LDLIBS_THREADS=-pthread CFG_CXXFLAGS_STD=-std=gnu++20 ")
 _RUNTIME_OBJECTS = "verilated*.o"
 _OPTIMISE = "OPT_FAST=-O1"  # the default, -Os, gave 0.57 of this speed on a lane array; -O2 and -O3 gave no more
+# make hands its own variables and jobserver down: ours must not see them. Likewise pytest's, for cocotb's runner.
+_NO_MAKE: dict[str, str | None] = {"MAKEFLAGS": "", "MFLAGS": None, "MAKELEVEL": None}
 _VERILATOR_ARGS = ("-O3", "-Wno-CASEOVERLAP", "-Wno-CASEINCOMPLETE", "-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC",
                    "-Wno-UNOPTFLAT", "-Wno-LATCH", "-Wno-CMPCONST", "-Wno-UNSIGNED", "-Wno-ASCRANGE")
 
@@ -194,20 +196,20 @@ def _digest(tool: Tool, sources: Sequence[Path], settings: object) -> str:
     return digest.hexdigest()
 
 
-def _runtime_cache(tool: Tool, waves: bool) -> Path:
-    key = [str(tool.program), tool.version, tool.env.get("MAKEFLAGS", ""), str(waves)]
+def _runtime_cache(tool: Tool, variant: object) -> Path:
+    key = [str(tool.program), tool.version, tool.env.get("MAKEFLAGS", ""), str(variant)]
     return RUNTIME_CACHE / hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
 
 
-def _take_runtime(tool: Tool, build: Path, waves: bool) -> None:
-    """Lay the compiled run-time library into a new build folder."""
+def _take_runtime(tool: Tool, build: Path, variant: object) -> None:
+    """Lay the run-time library, compiled in this variant (waves, or flags), into a new build folder."""
     if tool.name == "verilator":
-        for obj in _runtime_cache(tool, waves).glob(_RUNTIME_OBJECTS):
+        for obj in _runtime_cache(tool, variant).glob(_RUNTIME_OBJECTS):
             shutil.copyfile(obj, build / obj.name)
 
 
-def _keep_runtime(tool: Tool, build: Path, waves: bool) -> None:
-    cache = _runtime_cache(tool, waves)
+def _keep_runtime(tool: Tool, build: Path, variant: object) -> None:
+    cache = _runtime_cache(tool, variant)
     if tool.name != "verilator" or cache.exists():
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -266,10 +268,8 @@ def run_bench(*, name: str, toplevel: str, sources: Sequence[Path], test_module:
     settings = (toplevel, dict(parameters or {}), [str(i) for i in includes], waves, internals, _VERILATOR_ARGS)
     digest = _digest(tool, files, settings)
     runner = _make_runner(tool, internals)
-    # make hands its own variables and jobserver down: ours must not see them. Likewise pytest's, for cocotb's runner.
-    changes: dict[str, str | None] = {**(env or {}), "MAKEFLAGS": "", "MFLAGS": None, "MAKELEVEL": None, **tool.env,
-                                      "WAVES": str(int(waves)), "GUI": None, "PYTEST_CURRENT_TEST": None,
-                                      "COCOTB_ANSI_OUTPUT": "0"}
+    changes: dict[str, str | None] = {**(env or {}), **_NO_MAKE, **tool.env, "WAVES": str(int(waves)), "GUI": None,
+                                      "PYTEST_CURRENT_TEST": None, "COCOTB_ANSI_OUTPUT": "0"}
     with _environment(changes):
         _build(runner, tool, build, digest, rebuild, toplevel=toplevel, files=files, parameters=parameters or {},
                includes=includes, waves=waves)
@@ -321,3 +321,41 @@ def _build(runner: Runner, tool: Tool, build: Path, digest: str, rebuild: bool, 
         raise SimulationFailed(f"{tool.name} could not build {toplevel} ({error}); {log} ends:\n{_tail(log)}") from None
     _keep_runtime(tool, build, waves)
     stamp.write_text(digest)
+
+
+def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes: Sequence[Path], build_dir: Path,
+                  optimise: str, args: Sequence[str] = ()) -> Path:
+    """Verilate Verilog and compile it with the C++ main among `sources`, without cocotb; the program `build_dir`/`name`.
+
+    `includes`: headers, found by their folder; they count as sources of the build. `optimise`: OPT_FAST, the compiler's level for
+    generated code. `args`: more of Verilator's. An unchanged build is left alone. ValueError: a missing file;
+    SimulatorMissing; SimulationFailed: names the log and quotes its end.
+    """
+    tool = find_simulator("verilator")
+    files = [Path(source).resolve() for source in [*sources, *includes]]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{name}: no such source file {file}: generate it first (make rtl)")
+    build = Path(build_dir).resolve()
+    program, stamp, log = build / name, build / STAMP, build.parent / f"{build.name}.log"
+    digest = _digest(tool, files, (toplevel, optimise, list(args), _VERILATOR_ARGS))
+    if program.is_file() and stamp.is_file() and stamp.read_text() == digest:
+        return program
+    if build.exists():
+        shutil.rmtree(build)
+    build.mkdir(parents=True)
+    variant = ("program", *args)
+    _take_runtime(tool, build, variant)
+    folders = dict.fromkeys(str(file.parent) for file in files[len(sources):])
+    verilate = [str(tool.program), "--cc", "--exe", *_VERILATOR_ARGS, *args, "--top-module", toplevel, "-Mdir", str(build),
+                "-CFLAGS", " ".join(f"-I{folder}" for folder in folders), "-o", name, *map(str, files[:len(sources)])]
+    kept = [part for obj in sorted(build.glob(_RUNTIME_OBJECTS)) for part in ("-o", obj.name)]
+    compile_ = ["make", "-C", str(build), "-f", f"V{toplevel}.mk", "-j", str(os.cpu_count() or 1), *kept, f"OPT_FAST={optimise}"]
+    with _environment({**_NO_MAKE, **tool.env}), log.open("wb") as output:
+        for command in (verilate, compile_):
+            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                raise SimulationFailed(f"verilator could not build {name} (exit {done.returncode}); {log} ends:\n{_tail(log)}")
+    _keep_runtime(tool, build, variant)
+    stamp.write_text(digest)
+    return program

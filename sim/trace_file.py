@@ -1,4 +1,11 @@
-"""Reads the trace of the simulation top: which descriptor wrote what where, and when it was dispatched."""
+"""Reads the trace of a simulation: which descriptor wrote what where, and when it was dispatched.
+
+Two formats with one meaning: text, from the simulation top (`sim.wrapper`), and binary, from the compiled harness (`sim.fast`).
+Binary: u32 TRACE_MAGIC, bytes of a spike word, bytes of a residual word; then records of u32 kind (TraceKind), u32 address or
+descriptor, and the word (or the u64 cycle), all little-endian.
+"""
+import enum
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+TRACE_MAGIC = 0x3154534D  # "MST1"
+TRACE_SUFFIX = ".trace"
+
+
+class TraceKind(enum.IntEnum):
+    """What a record of a binary trace says; the letters of the text format."""
+
+    SPIKE = ord("S")
+    STREAM = ord("R")
+    DISPATCH = ord("D")
+    FINISH = ord("F")
 
 
 class TraceError(ValueError):
@@ -26,29 +44,54 @@ class Record:
 
 
 def read_trace(path: Path) -> Iterator[Record]:
-    """Records of a trace file, in order; the last has descriptor -1 and the cycle of the end of the run."""
+    """Records of a trace file of either format, in order; the last has descriptor -1 and the cycle of the end of the run."""
+    with path.open("rb") as file:
+        binary = file.read(4) == struct.pack("<I", TRACE_MAGIC)
     current: Record | None = None
-    with path.open(encoding="ascii") as lines:
-        for number, line in enumerate(lines, 1):
-            kind, first, second = line.split()
-            if kind in ("D", "F"):
-                if current is not None:
-                    yield current
-                current = Record(int(first, 16), int(second, 16))
-                if kind == "F":
-                    yield Record(-1, int(second, 16))
-                    current = None
-                continue
-            if current is None:
-                raise TraceError(f"{path}:{number}: a write before any descriptor was dispatched")
-            if kind == "S":
-                current.spike_addresses.append(int(first, 16))
-                current.spike_words.append(second)
-            else:
-                current.stream_addresses.append(int(first, 16))
-                current.stream_words.append(second)
+    for number, (kind, first, second) in enumerate(_binary(path) if binary else _text(path), 1):
+        if kind in ("D", "F"):
+            if current is not None:
+                yield current
+            current = Record(first, int(second, 16))
+            if kind == "F":
+                yield Record(-1, int(second, 16))
+                current = None
+            continue
+        if current is None:
+            raise TraceError(f"{path}:{number}: a write before any descriptor was dispatched")
+        if kind == "S":
+            current.spike_addresses.append(first)
+            current.spike_words.append(second)
+        elif kind == "R":
+            current.stream_addresses.append(first)
+            current.stream_words.append(second)
+        else:
+            raise TraceError(f"{path}:{number}: no record of kind {kind!r} is known")
     if current is not None:
         raise TraceError(f"{path}: ends without the end of a run: the simulation was broken off")
+
+
+def _text(path: Path) -> Iterator[tuple[str, int, str]]:
+    """(kind, number, word in hexadecimal) of each line."""
+    with path.open(encoding="ascii") as lines:
+        for line in lines:
+            kind, first, second = line.split()
+            yield kind, int(first, 16), second
+
+
+def _binary(path: Path) -> Iterator[tuple[str, int, str]]:
+    """The same of each binary record; a record that was cut off at the end is left out."""
+    data = path.read_bytes()
+    _, spike, stream = struct.unpack_from("<3I", data)
+    sizes = {TraceKind.SPIKE: spike, TraceKind.STREAM: stream}
+    at, end = 12, len(data)
+    while at + 8 <= end:
+        kind, first = struct.unpack_from("<2I", data, at)
+        size = sizes.get(kind, 8)
+        if at + 8 + size > end:
+            return
+        yield chr(kind & 0xFF), first, data[at + 8:at + 8 + size][::-1].hex()
+        at += 8 + size
 
 
 def unpack_words(words: list[str], fields: int, bits: int, is_signed: bool) -> Ints:

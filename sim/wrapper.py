@@ -2,6 +2,7 @@
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE
 from hwgen.descriptors import ADDRESS_BITS
+from hwgen.dma import axi_signature
 from hwgen.emit import TOP
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 
@@ -21,7 +22,10 @@ def wrapper_verilog(m: MachineConfig) -> str:
               ("output", 1, "s_axis_tready"), ("input", 1, "s_axis_tlast"), ("output", LOGIT_BITS, "m_axis_tdata"),
               ("output", 1, "m_axis_tvalid"), ("input", 1, "m_axis_tready"), ("output", 1, "m_axis_tlast"),
               ("input", 1, "clk"), ("input", 1, "rst")]
-    trace = [(1, "dispatch"), (32, "descriptor"), (1, "finished"), (64, "cycle"), (1, "spike_en"),
+    if m.memory_bits:
+        ports += [("input" if member.flow.name == "In" else "output", member.shape, name)
+                  for name, member in axi_signature(m).items()]
+    trace = [(1, "dispatch"), (32, "descriptor"), (1, "finished"), (64, "cycle"), (64, "stalls"), (1, "spike_en"),
              (ADDRESS_BITS, "spike_address"), (m.word_bits, "spike_data"), (1, "stream_en"),
              (ADDRESS_BITS, "stream_address"), (m.fire_lanes * STREAM_BITS, "stream_data")]
     declared = ",\n".join(f"  {way} wire [{int(bits) - 1}:0] {name}" for way, bits, name in ports)

@@ -28,7 +28,7 @@ def bench(name: str, simulator: str = "verilator", **env: str) -> Results:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["narrow", "binary"])
+@pytest.mark.parametrize("name", ["narrow", "binary", "quad"])
 def test_layers_equal_golden_word_for_word_and_cycle_for_cycle(name: str) -> None:
     results = bench(name, CASES="16")
     assert (results.passed, results.failed) == (1, 0), results.summary()

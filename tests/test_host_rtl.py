@@ -55,6 +55,7 @@ def test_block(block: str, name: str, simulator: str) -> None:
     ("csr", "random_accesses/idle=0/stall=3", "CSR_MUTE", "starts, expected"),
     ("loader", "whole_images/idle=3", "LOADER_WRONG", r"item 1 of \d+ \(memory 0\) differs"),
     ("loader", "whole_images/idle=0", "LOADER_LATE", "18 cycles, predicted 19"),
+    ("loader", "images_in_parts/idle=0", "LOADER_WHOLE", "did not come"),
     ("loader", "loads/idle=0", "LOADER_LOAD", r"\(memory 1\) differs"),
     ("result", "matrix/idle=0/stall=0", "RESULT_WRONG", r"\(packet 3\) differs"),
     ("result", "matrix/idle=3/stall=0", "RESULT_EXTRA", "1 of 18 missing"),

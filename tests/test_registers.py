@@ -112,7 +112,7 @@ class MockBus:
 
 @pytest.mark.parametrize(("words", "message"), [
     ({"ID": 0}, "ID is 0x00000000, not 0x4d535431"),
-    ({"VERSION": 99}, "register map version 99, this driver knows 1"),
+    ({"VERSION": 99}, "register map version 99, this driver knows 2"),
 ])
 def test_probe_refuses(words: dict[str, int], message: str) -> None:
     with pytest.raises(HostError, match=message):

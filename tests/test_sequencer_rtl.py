@@ -6,11 +6,14 @@ import pytest
 from sim.tb.duts import bench
 
 MUTATIONS = {
-    "cycles": ("programs/longest=4/stall=0", "dispatch of cycle"),
+    "cycles": ("programs/longest=4/stall=0", "expected (34,"),
     "mask": ("programs/longest=4/stall=0", "start_"),
     "payload": ("programs/longest=4/stall=0", "start_"),
     "restart": ("programs/longest=4/stall=0", "dispatch of cycle"),
     "results": ("programs/longest=4/stall=50", "dispatch of cycle"),
+    "sync": ("programs/longest=4/stall=0", "stalled"),
+    "steps": ("programs/longest=4/stall=0", "steps is"),
+    "stalled": ("programs/longest=4/stall=0", "stalled"),
     "halt": ("stops/cause=failed", "(0, 1)), expected"),
 }
 """For each wrong expectation a test that must see it, and its message."""

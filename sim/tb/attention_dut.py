@@ -23,6 +23,7 @@ MACHINES = {
     "binary": MachineConfig(lanes=16, planes=1, attention_rows=2, head_lanes=16, window_tokens=16, rom_bits=6),
     "deep": MachineConfig(lanes=16, planes=4, attention_rows=2, head_lanes=24, window_tokens=64, rom_bits=16),
     "single": MachineConfig(lanes=64, planes=2, attention_rows=1, head_lanes=32, window_tokens=16, rom_bits=8),
+    "quad": MachineConfig(lanes=64, planes=3, attention_rows=4, head_lanes=16, window_tokens=16),
     "parts": MachineConfig(lanes=8, planes=2, attention_rows=2, head_lanes=33, window_tokens=16, rom_bits=10),
 }
 """The parameter sets of the bench, by name; the variable MACHINE tells it which one was built."""

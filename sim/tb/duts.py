@@ -265,9 +265,10 @@ class GemmDut(wiring.Component):
 class SequencerDut(wiring.Component):
     """The sequencer on its program memory, reset after `halt` or by `abort_run` as the machine does it."""
 
-    INPUTS = ("run", "first", "images", "image_index", "seed", "failed", "unit_done", "results_idle")
+    INPUTS = ("run", "first", "images", "image_index", "seed", "failed", "unit_done", "results_idle", "reads",
+              "writes")
     OUTPUTS = ("finished", "busy", "error", "image_done", "payload", "mask_state", "start_image", "start_gemm",
-               "start_attention", "halt", "dispatch", "descriptor")
+               "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled")
 
     def __init__(self, m: MachineConfig) -> None:
         self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))

@@ -27,9 +27,9 @@ CONFIGS = {
 }
 """Beats of a word and groups of a pixel: 4 and 3; 2 and 8; 1 and 2."""
 
-FROM_MACHINE = {"done": 1, "image_done": 1, "cycles": 64, "events": 64, "layer": 32}
+FROM_MACHINE = {"done": 1, "image_done": 1, "cycles": 64, "events": 64, "stalls": 64, "layer": 32}
 TO_MACHINE = {"program_start": 32, "images": 32, "mask_seed": 32, "mask_enable": 1, "mask_override": 1, "mask_ratio": 8,
-              "image_index": 32, "failed": 1, "load_target": 3, "load_address": 32}
+              "image_index": 32, "failed": 1, "load_target": 3, "load_address": 32, "memory_base": 32}
 SPIKES = 0
 """`look_select` of the spike scratchpad; the loadable memories have their LoadTarget."""
 

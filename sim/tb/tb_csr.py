@@ -180,6 +180,11 @@ async def counters(dut: Any) -> None:
     assert await csrs.read("CYCLES_LO") == 0 and await csrs.read("CYCLES_HI") == 2
     assert await csrs.read("EVENTS_LO") == 0x23456789 and await csrs.read("EVENTS_HI") == 0xABCDEF01
     assert await csrs.read("LAYER") == 77
+    dut.stalls.value = 0x5_00000006
+    await cycles(dut.clk, 1)
+    assert await csrs.read("STALLS_LO") == 6 and await csrs.read("STALLS_HI") == 5
+    await csrs.write("MEMORY_BASE", 0x12345)
+    assert int(dut.memory_base.value) == 0x12345 == await csrs.read("MEMORY_BASE")
     await csrs.write("IMAGE_INDEX", 0xFFFFFFFE)
     for _ in range(3):
         await pulse(dut, "image_done")

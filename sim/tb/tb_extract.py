@@ -11,13 +11,15 @@ from cocotb.triggers import RisingEdge
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import GEMM, pack
-from hwgen.extract import emission
+from hwgen.extract import EMIT_STAGES, emission
 from sim.scoreboard import Scoreboard
 from sim.streams import reset, start_clock
 from sim.tb.cases import Emission, Walk, descriptor, emissions, random_walk
 from sim.tb.duts import SPIKES, machine, mutated
 
 WALKS = 6
+QUIET = EMIT_STAGES + 3
+"""Cycles without an emission after which a walk has nothing left."""
 
 
 def emitted(m: MachineConfig, word: int) -> Emission | None:
@@ -60,8 +62,8 @@ async def matrix(dut: Any, density: float, stall: int) -> None:
         walk = random_walk(rng, m, density)
         board = Scoreboard(expected(m, walk), label=f"walk {index} emission {{}}".format)
         await begin(dut, walk)
-        hold, left, ending, quiet, waited = 0, 0, 0, 0, 0
-        while quiet < 4 or board.missing:
+        hold, left, ending, quiet, waited = 0, 0, [0] * EMIT_STAGES, 0, 0
+        while quiet < QUIET or board.missing:
             if not left:
                 hold = int(stall > 0 and not hold)
                 left = rng.randint(1, stall + 1)
@@ -69,9 +71,9 @@ async def matrix(dut: Any, density: float, stall: int) -> None:
             dut.hold.value = hold
             await RisingEdge(dut.clk)
             got = emitted(m, int(dut.out.value))
-            assert ending == (got is not None and got.last), "`ending` is not the cycle before a token's last emission"
-            ending = int(dut.ending.value)
-            assert not (hold and ending), "a token ended while hold was up"
+            assert ending.pop(0) == (got is not None and got.last), "`ending` is not EMIT_STAGES before a token's last emission"
+            ending.append(int(dut.ending.value))
+            assert not (hold and ending[-1]), "a token ended while hold was up"
             quiet = 0 if got else quiet + 1
             waited += 1
             if got:

@@ -94,12 +94,12 @@ class Feed:
             self._other.send_nowait(AxiStreamFrame(packet))
 
 
-def describe(dut: Any, base: int, tokens: int, channels: int) -> None:
-    """Drive the descriptor of an image."""
+def describe(dut: Any, base: int, tokens: int, channels: int, more: int = 0) -> None:
+    """Drive the descriptor of an image, or with `more` of a part of one."""
     words = -(-channels // config().lanes)
     groups = pixel_groups(config().planes)
     for name, value in {"base": base, "tokens": tokens, "channels": channels, "groups": groups, "words": words,
-                        "token_words": groups * words}.items():
+                        "token_words": groups * words, "more": more}.items():
         getattr(dut, f"desc_{name}").value = value
 
 
@@ -172,6 +172,29 @@ async def whole_images(dut: Any, idle: int) -> None:
             want = image_cycles(config(), tokens, channels) + flag("LOADER_LATE")
             assert took == want, f"{tokens} tokens of {channels} channels took {took} cycles, predicted {want}"
     assert faults.codes == [] and await csrs.read("ERROR") == 0
+
+
+@cocotb.test()
+@cocotb.parametrize(idle=[0, 3])
+async def images_in_parts(dut: Any, idle: int) -> None:
+    """One packet for several descriptors: each takes its tokens, and an early or a late end is still reported."""
+    await begin(dut)
+    feed, faults = Feed(dut, idle), Faults(dut)
+    dut.machine_busy.value = 1
+    generator = random.Random(f"parts {idle}")
+    for sent, code in ((6, ErrorCode.NONE), (4, ErrorCode.STREAM_SHORT), (7, ErrorCode.STREAM_LONG), (6, ErrorCode.NONE)):
+        pixels = random_pixels(generator, sent, config().lanes)
+        feed.put(packet_of(pixels))
+        for first in (0, 2, 4):
+            describe(dut, 1, 2, config().lanes, more=int(first < 4 and not flag("LOADER_WHOLE")))
+            await pulse(dut, "go")
+            await until(dut, "fault" if code and first + 2 >= min(sent, 6) else "image_finished")
+            if code and first + 2 >= min(sent, 6):
+                break
+            await check_memory(dut, SPIKES, spike_words(pixels[first:first + 2], 1))
+        await cycles(dut.clk, 60)
+        assert faults.codes == ([code] if code else []), f"{sent} tokens: {faults.codes}"
+        faults.codes.clear()
 
 
 @cocotb.test()

@@ -1,9 +1,10 @@
 """Bench of hwgen/sequencer.py: random programs, the units imitated; every event is expected with its exact cycle.
 
 `predict` states the contract: a descriptor is dispatched in the first cycle that is `FETCH_CYCLES` after the dispatch
-before, not before that one's unit is done, and (`results`) in which the result stream is idle. MUTATE=cycles (one cycle
-less), mask (one draw on), payload (words reversed), results (the flag ignored), restart (a second image begins one
-descriptor late) and halt (`failed` ignored) must fail.
+before, not before that one's unit is done, (`results`) in which the result stream is idle, and in which the reads and writes
+of its sync word are done. MUTATE=cycles (one cycle less), mask (one draw on), payload (words reversed), results (the flag
+ignored), restart (a second image begins one descriptor late), halt (`failed` ignored), sync (one write less is enough), steps
+(one more than finished) and stalled (a cycle without a unit counts) must fail.
 """
 import random
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, Kind, pack, unpack
+from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, pack, unpack
 from hwgen.registers import ErrorCode
 from hwgen.sequencer import FETCH_CYCLES
 from model.masking import WIDTH, jump, jump_polynomial, start_state
@@ -40,6 +41,8 @@ class Descriptor:
     draw: int | None
     polynomial: int
     payload: int
+    reads: int = 0
+    writes: int = 0
 
     @property
     def header(self) -> int:
@@ -51,14 +54,16 @@ class Descriptor:
     def words(self) -> list[int]:
         """Its program words."""
         mask = (1 << PROGRAM_BITS) - 1
-        return [self.header, *(self.payload >> PROGRAM_BITS * part & mask for part in range(DESCRIPTOR_WORDS - 1))]
+        sync = pack(SYNC, {"reads": self.reads, "writes": self.writes, "reserved": 0})
+        return [self.header, sync, *(self.payload >> PROGRAM_BITS * part & mask for part in range(DESCRIPTOR_WORDS - 2))]
 
 
 @dataclass
 class Run:
     """One run: its program, from descriptor `first` on (`Bench.load` places it), and what the units and the result stream do.
 
-    `durations`: cycles from each start to its done, at least 1. `stalls`: cycles in which results are not idle.
+    `transfers`: cycles in which one more read and one more write is done. `durations`: cycles from each start to its done, at
+    least 1. `stalls`: cycles in which results are not idle.
     `failed_at`: the cycle in which `failed` rises; `abort_at`: that of an abort.
     """
 
@@ -69,8 +74,17 @@ class Run:
     durations: list[int]
     first: int = 0
     stalls: set[int] = field(default_factory=set)
+    transfers: list[int] = field(default_factory=list)
     failed_at: int | None = None
     abort_at: int | None = None
+
+    def moved(self, cycle: int) -> int:
+        """Reads, and writes, that are done in a cycle."""
+        return sum(at <= cycle for at in self.transfers)
+
+    def waits(self, item: Descriptor, cycle: int) -> bool:
+        """Whether transfers keep `item` from being dispatched in a cycle."""
+        return self.moved(cycle) < max(item.reads, item.writes - mutated("sync"))
 
     @property
     def stopped_at(self) -> int | None:
@@ -98,7 +112,9 @@ def _unbroken(run: Run) -> list[Event]:
         late = int(mutated("restart") and image > 0)
         for number, item in enumerate(run.program[late:], run.first + late):
             at = max(last + FETCH_CYCLES - mutated("cycles"), done)
-            while item.results and at in run.stalls and not mutated("results"):
+            while (item.results and at in run.stalls and not mutated("results")) or run.waits(item, at):
+                if not (item.results and at in run.stalls):
+                    events.append((at, "stalled", ()))
                 at += 1
             last = at
             events.append((at, "dispatch", (number,)))
@@ -106,7 +122,7 @@ def _unbroken(run: Run) -> list[Event]:
                 state = 0
                 if item.draw is not None:
                     state = jump(start_state(run.seed, run.image_index + image), item.draw + mutated("mask"))
-                words = item.words[:0:-1] if mutated("payload") else item.words[1:]
+                words = item.words[:1:-1] if mutated("payload") else item.words[2:]
                 payload = sum(word << PROGRAM_BITS * part for part, word in enumerate(words))
                 events.append((at + 1, STARTS[Kind(item.kind)], (item.header, payload, state)))
                 done = at + 1 + next(durations)
@@ -125,7 +141,7 @@ def random_run(rng: random.Random, longest: int, stall: int, last: int = Kind.EN
         draw = rng.getrandbits(rng.randint(1, WIDTH - 1)) if rng.random() < 0.7 else None
         polynomial = rng.getrandbits(WIDTH) if draw is None else jump_polynomial(draw)
         program.append(Descriptor(kind, rng.getrandbits(12), rng.random() < 0.5, draw, polynomial,
-                                  rng.getrandbits(PAYLOAD_BITS)))
+                                  rng.getrandbits(PAYLOAD_BITS), rng.randint(0, 3), rng.randint(0, 3)))
     images, index = rng.randint(1, 3), rng.getrandbits(20)
     seed = rng.choice([index + images - 1, rng.getrandbits(32)])  # the first: an image whose start state would be 0
     exact = [FETCH_CYCLES - 2, FETCH_CYCLES - 1, FETCH_CYCLES]  # done just before, when and just after the next is ready
@@ -135,7 +151,8 @@ def random_run(rng: random.Random, longest: int, stall: int, last: int = Kind.EN
         low = rng.randint(1, stall)
         stalls |= set(range(at, at + low))
         at += low + rng.randint(1, stall)
-    return Run(program, images, seed, index, durations, stalls=stalls)
+    transfers = [rng.randint(0, 90 * (units + 1)) for _ in range(3)]
+    return Run(program, images, seed, index, durations, stalls=stalls, transfers=transfers)
 
 
 class Bench:
@@ -171,7 +188,7 @@ class Bench:
         end = expected[-1][0] if expected and run.abort_at is None else run.abort_at or 0
         dut.first.value, dut.images.value, dut.seed.value = run.first, run.images, run.seed
         image, durations = run.image_index, iter(run.durations)
-        done_at, held = -1, None
+        done_at, held, steps = -1, None, 0
         for cycle in range(end + tail + 1):
             stopped = run.stopped_at is not None and cycle > run.stopped_at
             dut.run.value, dut.image_index.value = int(cycle == 0), image
@@ -179,6 +196,7 @@ class Bench:
             dut.failed.value = int(run.failed_at is not None and run.failed_at <= cycle < end + tail)
             dut.abort_run.value = int(cycle == run.abort_at)
             dut.unit_done.value = int(cycle == done_at and not stopped)
+            dut.reads.value = dut.writes.value = run.moved(cycle)
             await RisingEdge(dut.clk)
             assert int(dut.busy.value) == (0 < cycle <= end), f"busy is {dut.busy.value} in cycle {cycle} of {end}"
             outputs = [name for name in STARTS.values() if int(getattr(dut, name).value)]
@@ -188,6 +206,12 @@ class Bench:
                 done_at = cycle + next(durations)
             if not outputs and cycle <= done_at and not stopped:
                 assert self._job()[0] == held, f"the job changed in cycle {cycle}, its unit is done in {done_at}"
+            if int(dut.stalled.value) or (mutated("stalled") and cycle == 0):
+                board.check((cycle, "stalled", ()))
+            if int(dut.busy.value):
+                assert int(dut.steps.value) == steps + mutated("steps"), \
+                    f"steps is {dut.steps.value} in cycle {cycle}, not {steps}"
+            steps = 0 if int(dut.image_start.value) else steps + (cycle == done_at and not stopped)
             if int(dut.dispatch.value):
                 board.check((cycle, "dispatch", (int(dut.descriptor.value),)))
             if int(dut.image_done.value):

@@ -1,0 +1,111 @@
+"""Builds the C++ harness for a machine, and runs images through it: `build` and `run`."""
+import contextlib
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgen.emit import Build
+from hwgen.files import digest, write_if_changed
+from sim.fast.latch import LATCHED, latched_verilog
+from sim.fast.script import ANSWERS, HALTED, MACHINE_ERROR, SNAPSHOT, Answer, ExternalMemory, formats_header, read_answers, script
+from sim.golden.network import check_images
+from sim.host import MachineError
+from sim.runner import STAMP, SimulationFailed, build_program
+from sim.trace_file import TRACE_SUFFIX
+
+OPTIMISE = "-O2"
+ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert")
+"""Measured on cifar10-tiny, cycles per second of processor time: docs of `sim.fast`."""
+PROGRAM = "harness"
+HERE = Path(__file__).resolve().parent
+HEADERS = ("machine.hpp", "memory.hpp")
+
+Progress = Callable[[int, int, int], None]
+
+
+class Halted(SimulationFailed):
+    """The run stopped after the snapshots that it was asked for; `descriptor` runs next. Run again to go on."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(f"halted at descriptor {descriptor}: run again to go on from its snapshot")
+        self.descriptor = descriptor
+
+
+def build(build: Build, *, savable: bool = False) -> Path:
+    """The harness of `build`'s machine, compiled where it changed; its path.
+
+    `savable`: it can write and read snapshots (slower). ValueError when the Verilog is missing; SimulatorMissing;
+    SimulationFailed when it does not compile (names the log). One caller at a time.
+    """
+    base = build.folder / "sim" / ("fast-savable" if savable else "fast")
+    write_if_changed(base / "formats.hpp", formats_header(build.machine, savable))
+    write_if_changed(base / f"{LATCHED}.v", latched_verilog(build.machine))
+    return build_program(
+        name=PROGRAM, toplevel=LATCHED, build_dir=base / "build", optimise=OPTIMISE,
+        sources=[base / f"{LATCHED}.v", build.verilog, HERE / "harness.cpp"],
+        includes=[base / "formats.hpp", *(HERE / name for name in HEADERS)],
+        args=[*ARGS, *(["--savable"] if savable else [])])
+
+
+def run(build: Build, images: NDArray[np.uint8], *, program: Path, folder: Path, seed: int, ratio: int | None = None,
+        first_image: int = 0, traced: Sequence[int] = (), memory: ExternalMemory | None = None,
+        snapshot_seconds: int | None = None, halt_after: int = 0, progress: Progress | None = None) -> list[Answer]:
+    """Run `images` uint8 [B, H, W, C] through the RTL in one process of `program` (from `build(...)`); one Answer each, in order.
+
+    Image number i has index `first_image + i`, which picks its spike mask. `seed` (32 bits) and `ratio` (in 1/256; None: the
+    program's own) are the mask's. `folder` takes the script, the answers and, for the indices in `traced`, `<index>.trace`
+    (`sim.trace_file.read_trace`); files of an earlier run are replaced. `memory`: what lies behind the AXI4 master.
+    With `snapshot_seconds` (program: `savable`) the state is saved where a layer begins, at most that often, and a run that
+    finds the snapshot of the same job goes on from it; after `halt_after` snapshots (0: never) it stops (Halted).
+    `progress(image, descriptor, cycle)` is called about once a second.
+
+    MachineError: the machine reported an error. SimulationFailed: it hung, broke AXI, or the harness died, or the snapshot is of
+    another job. ValueError: wrong images.
+    """
+    check_images(build.program.network.model, images)
+    folder.mkdir(parents=True, exist_ok=True)
+    script_file, log = folder / "script.bin", folder / "harness.log"
+    parts = script(build, images, first_image=first_image, traced=traced, seed=seed, ratio=ratio, memory=memory)
+    with script_file.open("wb") as file:
+        for part in parts:
+            file.write(part)
+    key = digest(program.with_name(STAMP).read_text(), script_file.read_bytes())
+    if snapshot_seconds is None or not (folder / SNAPSHOT).exists():
+        for old in (SNAPSHOT, ANSWERS):
+            (folder / old).unlink(missing_ok=True)
+        for old_trace in folder.glob(f"*{TRACE_SUFFIX}"):
+            old_trace.unlink()
+    command = [str(program.resolve()), str(script_file), str(folder), key,
+               str(-1 if snapshot_seconds is None else snapshot_seconds), str(halt_after)]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if progress is not None:
+                    progress(*map(int, line.split()))
+            code = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+    if code:
+        raise _failure(code, log)
+    answers = read_answers(folder / ANSWERS)
+    if [answer.image for answer in answers] != list(range(first_image, first_image + len(images))):
+        raise SimulationFailed(f"{folder / ANSWERS}: {len(answers)} answers for {len(images)} images")
+    return answers
+
+
+def _failure(code: int, log: Path) -> Exception:
+    text = log.read_text(errors="replace").strip()
+    last = text.splitlines()[-1] if text else ""
+    word, *numbers = last.split() or [""]
+    if word == MACHINE_ERROR:
+        return MachineError(*map(int, numbers))
+    if word == HALTED:
+        return Halted(int(numbers[0]))
+    return SimulationFailed(last or f"the harness died (exit {code}) without a word: {log}")
