@@ -323,13 +323,20 @@ def _build(runner: Runner, tool: Tool, build: Path, digest: str, rebuild: bool, 
     stamp.write_text(digest)
 
 
+def _native() -> tuple[str, str]:
+    """The compiler's flag for the processor of this machine, and which one that is; "" twice where it knows none."""
+    flag = "-march=native"
+    done = subprocess.run(["g++", flag, "-Q", "--help=target"], capture_output=True, text=True, check=False)
+    return (flag, hashlib.sha256(done.stdout.encode()).hexdigest()) if done.returncode == 0 else ("", "")
+
+
 def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes: Sequence[Path], build_dir: Path,
                   optimise: str, args: Sequence[str] = ()) -> Path:
     """Verilate Verilog and compile it with the C++ main among `sources`, without cocotb; the program `build_dir`/`name`.
 
     `includes`: headers, found by their folder; they count as sources of the build. `optimise`: OPT_FAST, the compiler's level for
-    generated code. `args`: more of Verilator's. An unchanged build is left alone. ValueError: a missing file;
-    SimulatorMissing; SimulationFailed: names the log and quotes its end.
+    generated code. `args`: more of Verilator's. It is compiled for the processor of this machine; an unchanged build is left
+    alone, on the same processor. ValueError: a missing file; SimulatorMissing; SimulationFailed: names the log, quotes its end.
     """
     tool = find_simulator("verilator")
     files = [Path(source).resolve() for source in [*sources, *includes]]
@@ -338,17 +345,19 @@ def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes
             raise ValueError(f"{name}: no such source file {file}: generate it first (make rtl)")
     build = Path(build_dir).resolve()
     program, stamp, log = build / name, build / STAMP, build.parent / f"{build.name}.log"
-    digest = _digest(tool, files, (toplevel, optimise, list(args), _VERILATOR_ARGS))
+    native, processor = _native()
+    digest = _digest(tool, files, (toplevel, optimise, list(args), processor, _VERILATOR_ARGS))
     if program.is_file() and stamp.is_file() and stamp.read_text() == digest:
         return program
     if build.exists():
         shutil.rmtree(build)
     build.mkdir(parents=True)
-    variant = ("program", *args)
+    variant = ("program", processor, *args)
     _take_runtime(tool, build, variant)
     folders = dict.fromkeys(str(file.parent) for file in files[len(sources):])
+    flags = " ".join([*(f"-I{folder}" for folder in folders), native])
     verilate = [str(tool.program), "--cc", "--exe", *_VERILATOR_ARGS, *args, "--top-module", toplevel, "-Mdir", str(build),
-                "-CFLAGS", " ".join(f"-I{folder}" for folder in folders), "-o", name, *map(str, files[:len(sources)])]
+                "-CFLAGS", flags, "-o", name, *map(str, files[:len(sources)])]
     kept = [part for obj in sorted(build.glob(_RUNTIME_OBJECTS)) for part in ("-o", obj.name)]
     compile_ = ["make", "-C", str(build), "-f", f"V{toplevel}.mk", "-j", str(os.cpu_count() or 1), *kept, f"OPT_FAST={optimise}"]
     with _environment({**_NO_MAKE, **tool.env}), log.open("wb") as output:

@@ -18,7 +18,9 @@ from sim.trace_file import TRACE_SUFFIX
 
 OPTIMISE = "-O2"
 ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert")
-"""Measured on cifar10-tiny, cycles per second of processor time: docs of `sim.fast`."""
+"""Cycles per second of processor time, cifar10-tiny with 64 lanes: -O1 545 k, -O2 640 k, -O3 645 k, -O2 for this processor
+(`build_program` does) 705 k; without the latched inputs (`sim.fast.latch`) 295 k. Profile-guided compiling gained nothing, and
+--savable costs nothing."""
 PROGRAM = "harness"
 HERE = Path(__file__).resolve().parent
 HEADERS = ("machine.hpp", "memory.hpp")
