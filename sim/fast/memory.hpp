@@ -107,6 +107,8 @@ class Memory {
         sequence(archive, answers_);
         for (uint64_t* value : {&now_, &credit_, &beats_read_, &beats_written_, &starved_}) archive(value, sizeof *value);
         for (bool* flag : {&moved_, &write_turn_, &ar_taken_, &aw_taken_, &w_taken_}) archive(flag, sizeof *flag);
+        archive(&beat_, sizeof beat_);
+        for (auto* value : {&latency_, &num_, &den_}) archive(value, sizeof *value);
         archive(&last_, sizeof last_);
         archive(&out_, sizeof out_);
         archive(&was_, sizeof was_);
