@@ -1,4 +1,4 @@
-"""Command line: `python -m hwgen emit`. Errors are one line on stderr and exit code 2."""
+"""Command line: `python -m hwgen emit | synth`. Errors are one line on stderr and exit code 2."""
 
 import argparse
 import sys
@@ -9,6 +9,8 @@ from hwgen.emit import Build, emit
 from hwgen.program import CompileError, demands
 from hwgen.schedule import layer_table
 from hwgen.shapes import memory_shapes
+from hwgen.synth import SynthError, add_arguments, report_text, synthesise
+from hwgen.synth_devices import DEVICES
 from hwgen.traffic import traffic_line
 from model import config as configuration
 from model.config import ConfigError
@@ -21,13 +23,20 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="python -m hwgen", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("emit", help="write Verilog, program, memory images and a file list")
+    emitting = commands.add_parser("emit", help="write Verilog, program, memory images and a file list")
+    synth = commands.add_parser("synth", help="emit, then synthesise, place and route: size and clock on an FPGA")
+    add_arguments(synth)
+    for command in (emitting, synth):
+        _network_arguments(command)
+    return top
+
+
+def _network_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
     command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
     command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
     command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
     command.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/<config>)")
-    return top
 
 
 def print_build(build: Build) -> None:
@@ -60,8 +69,13 @@ def main(argv: list[str] | None = None) -> int:
                 raise NetworkError(
                     f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}"
                 )
-        print_build(emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name))
-    except (ConfigError, NetworkError, CompileError) as error:
+        build = emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name)
+        if args.command == "synth":
+            device = DEVICES[args.device]
+            print(report_text(synthesise(build, device, args.seeds, not args.no_route), device), end="")
+        else:
+            print_build(build)
+    except (ConfigError, NetworkError, CompileError, SynthError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

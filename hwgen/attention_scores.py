@@ -48,7 +48,7 @@ class ScoreLanes(wiring.Component):
                     bits: list[Value] = [self.q[r][c * b + p] & self.k[c * b + weight - p] for c in chunk
                                          for p in range(b) if 0 <= weight - p < b]
                     count = Signal(range(len(bits) + 1), name=f"chunk{r}_{low}_{weight}")
-                    m.d.sync += count.eq(popcount(bits))
+                    m.d.sync += count.eq(popcount(m, bits, f"chunk{r}_{low}_{weight}"))
                     weights[weight].append(count)
             totals = []
             for weight, counts in enumerate(weights):

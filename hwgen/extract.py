@@ -85,7 +85,7 @@ class Extractor(wiring.Component):
             one_more = [Const(1, 1)] if low == 0 and self.m.rows_per_cycle == 2 else []
             count = Signal(range(len(chunk) + len(one_more) + 1), name=f"count{low}")
             with m.If(advance):
-                m.d.sync += count.eq(popcount(chunk + one_more))
+                m.d.sync += count.eq(popcount(m, chunk + one_more, f"count{low}"))
             counts.append(count)
         with m.If(advance):
             m.d.sync += [picked.eq(looked), bits.eq(picked), some.eq(picked.any()),
@@ -171,7 +171,9 @@ class Extractor(wiring.Component):
         ends = exhausted & entry.flags.last
         m.d.comb += [waiting.eq(queue.r_data), self.ending.eq(valid & ends & ~self.hold), go.eq(valid & ~(ends & self.hold)),
                      take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
-        below, above = _any_below(m, entry.bits, "below"), _any_below(m, entry.bits[::-1], "above")[::-1]
+        below, above = Signal(self.m.lanes), Signal(self.m.lanes)  # is there an event before, behind?
+        m.d.comb += [below.eq(_any_before(m, list(entry.bits), "below")),
+                     Cat(reversed(above)).eq(_any_before(m, list(reversed(entry.bits)), "above"))]
         with m.If(take):
             m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.cycles <= 1)]
         with m.Elif(go):
@@ -190,16 +192,13 @@ class Extractor(wiring.Component):
             m.d.sync += [hot.eq(entry.bits & ~inner), self.out.row[port].eq(row + _index(hot))]
 
 
-def _any_below(m: Module, bits: Value, name: str) -> Signal:
+def _any_before(m: Module, bits: list[Value], name: str) -> Value:
     """Bit i: whether one of `bits[:i]` is set; two levels, by chunks, so that the depth stays small."""
-    found = Signal(len(bits), name=name)
-    given, full = Signal(len(bits), name=f"{name}_bits"), Signal(-(-len(bits) // CHUNK), name=f"{name}_full")
-    chunks = [given[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
-    # signals, not expressions: what is used many times is written once
-    m.d.comb += [given.eq(bits), full.eq(Cat(chunk.any() for chunk in chunks)),
-                 found.eq(Cat(full[:number].any() | chunk[:place].any()
-                              for number, chunk in enumerate(chunks) for place in range(len(chunk))))]
-    return found
+    chunks = [bits[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
+    some, before = Signal(len(chunks), name=f"{name}_some"), Signal(len(chunks), name=f"{name}_before")
+    m.d.comb += [some.eq(Cat(Cat(chunk).any() for chunk in chunks)),
+                 before.eq(Cat(some[:number].any() for number in range(len(chunks))))]
+    return Cat(before[number] | Cat(chunk[:place]).any() for number, chunk in enumerate(chunks) for place in range(len(chunk)))
 
 
 def _index(hot: Value) -> Value:

@@ -1,29 +1,38 @@
 """Population count by full adders: no carry chain, which for a few bits costs more than the bits."""
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 
 
-def popcount(bits: Sequence[Value], *more: Sequence[Value]) -> Value:
-    """Number of ones in `bits`, at least one of them; `more[i]` counts 2^(i + 1) for each one (none by default).
+def popcount(m: Module, bits: Sequence[Value], name: str) -> Value:
+    """Number of ones in `bits`, at least one of them. Each column of equal weight is reduced three bits at a time, the oldest
+    first, so that the depth stays logarithmic.
 
-    Each column of equal weight is reduced three bits at a time, the oldest first, so that the depth stays logarithmic.
+    Every bit in between is a signal of `m`, named after `name`: Amaranth walks an expression once for each use of its parts.
     """
-    columns = [list(bits), *(list(column) for column in more)]
-    out: list[Value] = []
+    made = 0
+
+    def net(value: Value) -> Value:
+        nonlocal made
+        signal = Signal(name=f"{name}_bit{made}")
+        made += 1
+        m.d.comb += signal.eq(value)
+        return signal
+
+    columns, out = [list(bits)], list[Value]()
     while columns:
-        column = columns.pop(0)
-        carries: list[Value] = []
+        column, carries = columns.pop(0), list[Value]()
         while len(column) > 1:
             a, b, *rest = column
+            half = net(a ^ b)
             if rest:
                 c, *rest = rest
-                column = [*rest, a ^ b ^ c]
-                carries.append((a & b) | (c & (a ^ b)))
+                column = [*rest, net(half ^ c)]
+                carries.append(net((a & b) | (c & half)))
             else:
-                column = [a ^ b]
-                carries.append(a & b)
+                column = [half]
+                carries.append(net(a & b))
         out += column
         if carries:
-            columns[:1] = [[*carries, *columns[0]] if columns else carries]
+            columns.append(carries)
     return Cat(out)
