@@ -3,6 +3,7 @@
 Everything is a function of (machine, network, masking, generator sources, toolchain): two runs write the same bytes, and a
 step whose inputs did not change is not run again.
 """
+import ast
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from model.config import MaskingConfig
 from quantize.layers import Network
 from quantize.network import digest as network_digest
 
+OURS = ("hwgen", "quantize", "model")
 TOP = "mst_accelerator"
 MANIFEST = "manifest.json"
 IMAGE_FILES = {LoadTarget.PROGRAM: "program.hex", LoadTarget.WEIGHTS: "weights.hex", LoadTarget.PARAMS: "params.hex",
@@ -90,11 +92,29 @@ def toolchain() -> dict[str, str]:
 
 def design_digest(machine: MachineConfig, images: Images) -> str:
     """Identity of the generated hardware: machine, generator sources, toolchain, and the images where they are built in."""
-    root = Path(__file__).resolve().parent.parent
-    sources = [*sorted((root / "hwgen").glob("*.py")), root / "model" / "masking.py", root / "quantize" / "formats.py"]
     built_in = repr(images) if machine.weights == "initialised" else ""
     return digest(repr(machine), json_text(toolchain()), built_in,
-                  *(part for path in sources for part in (path.name, path.read_bytes())))
+                  *(part for path in hardware_sources() for part in (path.name, path.read_bytes())))
+
+
+def hardware_sources() -> list[Path]:
+    """The sources that decide what Verilog comes out: `hwgen.top` and `hwgen.verilog`, and whatever they import of ours.
+
+    The rest of hwgen (compiler, schedule, synthesis) can change without a new design.
+    """
+    root = Path(__file__).resolve().parent.parent
+    found: dict[str, Path] = {}
+    left = ["hwgen.top", "hwgen.verilog"]
+    while left:
+        name = left.pop()
+        path = root.joinpath(*name.split(".")).with_suffix(".py")
+        if name in found or name.split(".")[0] not in OURS or not path.is_file():
+            continue
+        found[name] = path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [found[name] for name in sorted(found)]
 
 
 def _recorded(folder: Path) -> dict[str, object]:

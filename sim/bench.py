@@ -126,7 +126,7 @@ def streaming(s: Setting) -> Figures:
     from sim.fast.single import external_memory
     from sim.job import Answer
 
-    machine = dataclasses.replace(machine_config(s.config.machine), **STREAMED)
+    machine = dataclasses.replace(machine_config(s.config.machine), **STREAMED)  # type: ignore[arg-type]
     build = emit(s.network, machine, s.config.masking, s.folder.with_name(f"{s.folder.name}-streamed"))
     program, work = build_harness(build), build.folder / "sim" / "bench"
     beats = sum(layer.total for layer in traffic(build.program).values()) * 8 // machine.memory_bits
