@@ -48,6 +48,8 @@ swin-t: $(CORE)  ## one image of the paper's 28 M weight network through the RTL
 bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="--only skipping" for one section)
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
 		echo "make bench: torch is missing: the golden's ratios are left out (see make help)" >&2
+	@$(PY) -c 'import spikingjelly' 2>/dev/null || { $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[bench]' && \
+		$(PIP) install -q -c requirements.lock --no-deps spikingjelly; }
 	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
 
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xc7 --no-route", "--seeds 1,2")

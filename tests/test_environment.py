@@ -13,8 +13,11 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-TARGETS = ("help", "sim", "test", "train", "quantize", "rtl", "golden", "report", "check", "clean", "distclean")
+LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- only for make synth and make bench")
+LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
+EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
+TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "test", "train", "quantize", "rtl", "golden", "report", "check",
+           "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -24,6 +27,7 @@ def canonical(name: str) -> str:
 
 
 PINS = {canonical(line.split("==")[0]): line.split("==")[1] for line in LOCK}
+EXTRA_PINS = {canonical(line.split("==")[0]): line.split("==")[1] for line in EXTRA}
 
 
 def lock_problems(lines: list[str]) -> list[str]:
@@ -37,8 +41,8 @@ def make(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[st
 
 
 def test_lock_is_exact_pins_only() -> None:
-    assert not lock_problems(LOCK)
-    assert len(PINS) == len(LOCK), "a package is pinned twice"
+    assert not lock_problems(LOCK + EXTRA)
+    assert len(PINS | EXTRA_PINS) == len(LOCK + EXTRA), "a package is pinned twice"
     bad = ["numpy", "numpy>=2", "torch==2.13.0+cpu", "x @ https://x.org/x.whl", "-e .", "a==1 --hash=sha256:0"]
     assert lock_problems(bad) == bad
 
@@ -65,9 +69,16 @@ def test_lock_pins_all_that_is_installed_for_us() -> None:
         assert set(PINS) - seen <= {"setuptools"}, f"pinned for nobody: {set(PINS) - seen}"
 
 
+def test_extra_pins_allow_what_is_asked_for() -> None:
+    for extra in ("synth", "bench"):
+        for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+            assert requirement.specifier.contains(EXTRA_PINS[canonical(requirement.name)]), requirement
+    assert "spikingjelly" in EXTRA_PINS
+
+
 def test_what_is_installed_is_what_is_locked() -> None:
     installed = {canonical(found.name): found.version for found in importlib.metadata.distributions()}
-    wrong = {name: installed[name] for name, pin in PINS.items() if name in installed and name != "torch"
+    wrong = {name: installed[name] for name, pin in (PINS | EXTRA_PINS).items() if name in installed and name != "torch"
              and installed[name] != pin}
     assert not wrong
     assert HAS_TORCH <= (PINS.keys() <= installed.keys()), PINS.keys() - installed.keys()

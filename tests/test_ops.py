@@ -158,7 +158,7 @@ def test_memory_accesses_of_one_layer() -> None:
     ops = count(PROGRAM, PLAIN, IMAGES)[0][PROGRAM.layers.index("s0.b0.fc1")]
     neuron, branch = 4 * (29 + 20 + 2), 4 * (16 + 1 + 29 + 20)
     assert ops.memory_bits == {
-        "program": 2 * 8 * 64, "weights": ops.events * 64, "spikes": 2 * 16 * (3 + 1) * 24,
+        "program": 2 * 9 * 64, "weights": ops.events * 64, "spikes": 2 * 16 * (3 + 1) * 24,
         "residual": 0, "neurons": 2 * 16 * 3 * neuron, "branches": 0}
     proj = count(PROGRAM, PLAIN, IMAGES)[0][PROGRAM.layers.index("s0.b0.proj")].memory_bits
     assert (proj["residual"], proj["branches"]) == (2 * 16 * 2 * 64, 16 * 2 * branch), "read and written, one tile"
@@ -166,7 +166,7 @@ def test_memory_accesses_of_one_layer() -> None:
     assert embed["residual"] == 16 * 2 * 64, "a fresh residual is only written"
     attention = count(PROGRAM, PLAIN, IMAGES)[0][PROGRAM.layers.index("s0.b0.attn")]
     # 8 jobs (4 windows, 2 heads) of 4 tokens in 2 passes; two slices to a word of 8 lanes
-    assert attention.memory_bits == {"program": 512, "spikes": (8 * 12 + 16) * 24, "rom": 8 * 2 * 4 * 2 * 24,
+    assert attention.memory_bits == {"program": 9 * 64, "spikes": (8 * 12 + 16) * 24, "rom": 8 * 2 * 4 * 2 * 24,
                                      "attention": (8 * 12 + 2 * 8 * 2 * 4 + 8 * 2 * 2) * 12 + 2 * 8 * 4 * 24}
     used = {name for layer in count(PROGRAM, PLAIN, IMAGES)[0] for name in layer.memory_bits}
     assert set(memories(PROGRAM.machine)) == used

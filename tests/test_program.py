@@ -120,7 +120,7 @@ def test_machine_parameters_too_small_are_named(network: Network) -> None:
     ({"lanes": 12}, "lanes must be a power of two from 8 to 256, not 12"),
     ({"lanes": 4}, "not 4"), ({"fire_lanes": 3}, "fire_lanes must be a power of two"), ({"fire_lanes": 128}, "not 128"),
     ({"rows_per_cycle": 3}, "rows_per_cycle must be 1 or 2, not 3"), ({"planes": 5}, "planes must be 0 .auto. to 4, not 5"),
-    ({"attention_rows": 4}, "attention_rows must be 1 or 2, not 4"), ({"queue_depth": 1}, "queue_depth must be 2 to 64, not 1"),
+    ({"attention_rows": 3}, "attention_rows must be 1, 2 or 4, not 3"), ({"queue_depth": 1}, "queue_depth must be 2 to 64, not 1"),
     ({"weights": "flash"}, "'loadable' or 'initialised', not 'flash'"), ({"bus_bytes": 16}, "bus_bytes must be 4 or 8, not 16"),
     ({"spike_words": -1}, "spike_words must be 0 .auto. to 2.20, not -1"), ({"lane": 8}, "no key 'lane'; known keys: lanes"),
     ({"lanes": "64"}, "lanes must be int, not '64'"), ({"lanes": True}, "lanes must be int, not True"),
