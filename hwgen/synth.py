@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Shape
-from amaranth.lib.wiring import In
 from tqdm import tqdm
 
 from hwgen.emit import TOP, Build
 from hwgen.files import digest, json_text, write_if_changed
 from hwgen.synth_devices import DEVICES, Device
-from hwgen.top import Accelerator
 
 WRAPPER = "synth_top"
 FREQUENCY_MHZ = 100
@@ -118,10 +115,13 @@ endmodule
 """
 
 
-def ports_of(build: Build) -> dict[str, tuple[bool, int]]:
-    """Ports of the machine: name -> (it is an input, bits)."""
-    members = Accelerator(build.machine, build.id32).signature.members
-    return {name: (member.flow is In, Shape.cast(member.shape).width) for name, member in members.items()}
+def ports_of(verilog: str) -> dict[str, tuple[bool, int]]:
+    """Ports of module TOP but clock and reset: name -> (it is an input, bits). SynthError if there is no such module."""
+    found = re.search(rf"^module {TOP}\(.*?^endmodule", verilog, re.MULTILINE | re.DOTALL)
+    if not found:
+        raise SynthError(f"synth: no module {TOP} in the emitted Verilog: remove its folder and run again")
+    declared = re.findall(r"^  (input|output) (?:reg )?(?:\[(\d+):0\] )?(\w+) ?;", found.group(), re.MULTILINE)
+    return {name: (kind == "input", int(high or 0) + 1) for kind, high, name in declared if name not in ("clk", "rst")}
 
 
 def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
     yosys = tool("yosys")
     router = tool(device.router) if route and device.router else ""
     versions = {Path(program).name: version_of(program) for program in (yosys, router) if program}
-    write_if_changed(folder / "wrapper.v", wrapper(ports_of(build)))
+    write_if_changed(folder / "wrapper.v", wrapper(ports_of(build.verilog.read_text(encoding="utf-8"))))
     sources = [build.verilog, folder / "wrapper.v"]
     script = device.script.format(top=WRAPPER, json="netlist.json.part")
     command = [yosys, "-q", "-l", "yosys.log", "-p",
