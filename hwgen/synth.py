@@ -4,6 +4,7 @@ Each step's inputs (files, command, tool version) are recorded beside its output
 run again: an interrupted run goes on where it was. Everything lies in `<build folder>/synth-<device>/`.
 """
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -156,7 +157,8 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
         raise SynthError(f"synth: {counts['multipliers']} multiplier cells in {folder / 'cells.json'}: the machine has none")
     best = max(routed, key=lambda result: result.fmax_mhz, default=None)
     report = {
-        "configuration": build.folder.name, "device": device.name, "part": device.part, "block_ram": device.block_ram,
+        "configuration": build.folder.name, "machine": dataclasses.asdict(build.machine),
+        "device": device.name, "part": device.part, "block_ram": device.block_ram,
         "what": "synthesis, place and route" if routed else "synthesis only", "versions": versions,
         "command": f"{Path(yosys).name} -p '{device.script.format(top=WRAPPER, json='netlist.json')}'",
         "used": counts, "share": {name: round(counts[name] / size, 4) for name, size in device.capacity.items()},
