@@ -1,7 +1,7 @@
 """Between the spike scratchpad and the attention unit: window gather of q, k, v; write of finished head slices."""
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,19 +42,25 @@ class WindowWalk:
         self._row, self._column = Signal(ADDRESS_BITS, name="walk_row"), Signal(ADDRESS_BITS, name="walk_column")
         self._origin_row = Signal(ADDRESS_BITS, name="walk_origin_row")
         self._origin_column = Signal(ADDRESS_BITS, name="walk_origin_column")
-        self._x, self._y, self._origin_x, self._origin_y = (Signal(8, name=f"walk_{n}") for n in ("x", "y", "ox", "oy"))
+        # with a bit on top: it is the last of the map
+        self._x, self._y, self._origin_x, self._origin_y = (Signal(9, name=f"walk_{n}") for n in ("x", "y", "ox", "oy"))
         self._ix, self._iy, self._wx, self._wy = (Countdown(m, f"walk_{name}", total) for name, total in (
             ("ix", desc.window_last), ("iy", desc.window_last), ("wx", desc.windows_last), ("wy", desc.window_rows_last)))
         self.offset = self._row + self._column
         self.last = self._ix.last & self._iy.last
         self.last_window = self._wx.last & self._wy.last
-        at_right, at_bottom = self._x == desc.side_last, self._y == desc.side_last
-        self._right = (Mux(at_right, 0, self._column + fields.token), Mux(at_right, 0, self._x + 1))
-        self._below = (Mux(at_bottom, fields.base, self._row + fields.row), Mux(at_bottom, 0, self._y + 1))
+        self._right = (Mux(self._x[-1], 0, self._column + fields.token), self._moved(self._x))
+        self._below = (Mux(self._y[-1], fields.base, self._row + fields.row), self._moved(self._y))
+
+    def _marked(self, place: Value) -> Value:
+        return Cat(place[:8], Const(0, 8 - len(place[:8])), place == self._desc.side_last)
+
+    def _moved(self, place: Value) -> Value:
+        return Mux(place[-1], self._marked(Const(0, 8)), self._marked((place[:8] + 1)[:8]))
 
     def start(self) -> None:
         """To the first token of the first window."""
-        f, shift, shift_y = self._fields, self._desc.shift, self._desc.shift_y
+        f, shift, shift_y = self._fields, self._marked(self._desc.shift), self._marked(self._desc.shift_y)
         self._m.d.sync += [
             self._row.eq(f.origin_y), self._origin_row.eq(f.origin_y), self._y.eq(shift_y), self._origin_y.eq(shift_y),
             self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x), self._x.eq(shift),
@@ -84,7 +90,7 @@ class WindowWalk:
             self._wy.step()
             m.d.sync += [
                 self._column.eq(f.origin_x), self._origin_column.eq(f.origin_x),
-                self._x.eq(self._desc.shift), self._origin_x.eq(self._desc.shift),
+                self._x.eq(self._marked(self._desc.shift)), self._origin_x.eq(self._marked(self._desc.shift)),
                 self._row.eq(self._below[0]), self._origin_row.eq(self._below[0]),
                 self._y.eq(self._below[1]), self._origin_y.eq(self._below[1])]
         with m.Else():
@@ -122,7 +128,8 @@ class AttentionLoader(wiring.Component):
         m, desc = Module(), self.desc
         walk = WindowWalk(m, desc, desc.input)
         run, ending = Signal(), Signal(2)
-        kind, part, head = Signal(2), Signal(4), Signal(8)
+        kind, part = Signal(2), Signal(4)
+        parts_left, heads = Countdown(m, "part", desc.parts_last), Countdown(m, "head", desc.heads_last)
         words, slots, lanes = ([Signal(n, name=f"{name}{i}") for i in range(KINDS)]
                                for name, n in (("word", 12), ("slot", 8), ("lane", 8)))
         first = [(0, 0, 0)] + [(s.word, s.slot, s.lane) for s in (desc.k, desc.v)]
@@ -145,9 +152,12 @@ class AttentionLoader(wiring.Component):
         with m.If(self.start):
             walk.start()
             reset_slots()
-            m.d.sync += [run.eq(1), kind.eq(0), part.eq(0), head.eq(0), index.eq(0), self.more.eq(1), self.done.eq(0)]
+            parts_left.begin()
+            heads.begin()
+            m.d.sync += [run.eq(1), kind.eq(0), part.eq(0), index.eq(0), self.more.eq(1), self.done.eq(0)]
         with m.Elif(run):
-            with m.If(part != desc.parts_last):
+            parts_left.step()
+            with m.If(~parts_left.last):
                 m.d.sync += part.eq(part + 1)
             with m.Else():
                 m.d.sync += [part.eq(0), index.eq(index + 1)]
@@ -155,15 +165,15 @@ class AttentionLoader(wiring.Component):
                 with m.If(walk.last):
                     m.d.sync += [kind.eq(kind + 1), index.eq(0)]
                     with m.If(kind == KINDS - 1):
-                        m.d.sync += [kind.eq(0), run.eq(0), ending[0].eq(1), head.eq(head + 1)]
+                        m.d.sync += [kind.eq(0), run.eq(0), ending[0].eq(1)]
+                        heads.step()
                         for i in range(KINDS):
                             with m.If(slots[i] == desc.slots_last):
                                 m.d.sync += [slots[i].eq(0), lanes[i].eq(0),
                                              words[i].eq(words[i] + desc.parts_last + 1)]
                             with m.Else():
                                 m.d.sync += [slots[i].eq(slots[i] + 1), lanes[i].eq(lanes[i] + desc.head_size)]
-                        with m.If(head == desc.heads_last):
-                            m.d.sync += head.eq(0)
+                        with m.If(heads.last):
                             walk.next_window()
                             reset_slots()
                             with m.If(walk.last_window):
@@ -216,7 +226,8 @@ class AttentionOutput(wiring.Component):
         """Take, align, merge: the word is on the write port two cycles after `take`."""
         m, desc, machine = Module(), self.desc, self.machine
         walk = WindowWalk(m, desc, desc.output)
-        word, lane, slot, head = Signal(12), Signal(8), Signal(8), Signal(8)
+        word, lane, fresh_slot = Signal(12), Signal(8), Signal()
+        slots, heads = Countdown(m, "slot", desc.slots_last), Countdown(m, "head", desc.heads_last)
         index, skip = Signal(range(machine.window_tokens)), Signal()
 
         words = memory.Memory(shape=machine.word_bits, depth=machine.window_tokens, init=[])
@@ -239,10 +250,11 @@ class AttentionOutput(wiring.Component):
             with m.If(part == desc.parts_last):
                 m.d.sync += busy.eq(0)
 
-        last_slot, last_head = slot == desc.slots_last, head == desc.heads_last
         with m.If(self.start):
             walk.start()
-            m.d.sync += [word.eq(0), lane.eq(0), slot.eq(0), head.eq(0), index.eq(0), skip.eq(0)]
+            slots.begin()
+            heads.begin()
+            m.d.sync += [word.eq(0), lane.eq(0), fresh_slot.eq(1), index.eq(0), skip.eq(0)]
         with m.Elif(self.take & skip):
             with m.If(self.take_last):
                 m.d.sync += skip.eq(0)
@@ -250,16 +262,19 @@ class AttentionOutput(wiring.Component):
             walk.step()
             m.d.sync += [
                 row.eq(self.row), address.eq(walk.offset + word), busy.eq(1), part.eq(0), index.eq(index + 1),
-                row_lane.eq(lane), row_index.eq(index), fresh.eq(slot == 0), emit.eq(last_slot | last_head),
-                final.eq(walk.last & last_head & walk.last_window)]
+                row_lane.eq(lane), row_index.eq(index), fresh.eq(fresh_slot), emit.eq(slots.last | heads.last),
+                final.eq(walk.last & heads.last & walk.last_window)]
             with m.If(walk.last):
-                m.d.sync += [index.eq(0), skip.eq(~self.take_last), head.eq(head + 1), slot.eq(slot + 1),
+                slots.step()
+                heads.step()
+                m.d.sync += [index.eq(0), skip.eq(~self.take_last), fresh_slot.eq(slots.last | heads.last),
                              lane.eq(lane + desc.head_size)]
-                with m.If(last_slot):
-                    m.d.sync += [slot.eq(0), lane.eq(0), word.eq(word + desc.parts_last + 1)]
-                with m.If(last_head):
+                with m.If(slots.last):
+                    m.d.sync += [lane.eq(0), word.eq(word + desc.parts_last + 1)]
+                with m.If(heads.last):
                     walk.next_window()
-                    m.d.sync += [head.eq(0), slot.eq(0), lane.eq(0), word.eq(0)]
+                    slots.begin()
+                    m.d.sync += [lane.eq(0), word.eq(0)]
         return m
 
 

@@ -24,8 +24,8 @@ FETCH_STAGES = 4
 """Cycles from a word's issue to its judgement: address, read, pick, count."""
 EMIT_STAGES = 2
 """Cycles from naming a vector's events to their rows being on `out`: one-hot, index and address."""
-CHUNK = 8
-"""Lanes that are looked at together, by the count and by the search for the outermost bits."""
+CHUNK, COUNTED = 4, 16
+"""Lanes that are looked at together, by the search for the outermost bits and by the count."""
 
 FLAGS = data.StructLayout({"load": 1, "double": 1, "negate": 1, "last": 1})
 
@@ -55,11 +55,16 @@ class Extractor(wiring.Component):
         vector = data.StructLayout({"bits": self.m.lanes, "row": ADDRESS_BITS, "flags": FLAGS, "some": 1, "odd": 1,
                                     "cycles": self.m.lanes.bit_length()})
         m.submodules.queue = queue = SyncFIFO(width=vector.size, depth=self.m.queue_depth)
-        self._fetch(m, queue, vector)
+        # `queue.w_rdy`, but from a register: it moves the whole fetcher
+        room, written, read = Signal(init=1), Signal(), Signal()
+        m.d.comb += [written.eq(queue.w_en & room), read.eq(queue.r_en & queue.r_rdy)]
+        with m.If(written != read):
+            m.d.sync += room.eq(read | (queue.w_level != self.m.queue_depth - 1))
+        self._fetch(m, queue, room, vector)
         self._emit(m, queue, vector)
         return m
 
-    def _fetch(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
+    def _fetch(self, m: Module, queue: SyncFIFO, room: Signal, vector: data.StructLayout) -> None:
         advance = Signal()  # all stages move
         tag = data.StructLayout({"valid": 1, "row": ADDRESS_BITS, "bit": range(max(self.m.planes, 2)), "first_plane": 1,
                                  "negate": 1, "plane_end": 1, "token_end": 1})
@@ -80,8 +85,8 @@ class Extractor(wiring.Component):
         # count it: with two rows a cycle one event more, for (k + 1) / 2 cycles
         bits, some, push = Signal(self.m.lanes), Signal(), Signal()
         counts = []
-        for low in range(0, self.m.lanes, 2 * CHUNK):
-            chunk = list(picked[low:low + 2 * CHUNK])
+        for low in range(0, self.m.lanes, COUNTED):
+            chunk = list(picked[low:low + COUNTED])
             one_more = [Const(1, 1)] if low == 0 and self.m.rows_per_cycle == 2 else []
             count = Signal(range(len(chunk) + len(one_more) + 1), name=f"count{low}")
             with m.If(advance):
@@ -94,7 +99,7 @@ class Extractor(wiring.Component):
         judged, entry, total, fresh = tags[4], Signal(vector), Signal(range(self.m.lanes + 2)), Signal(init=1)
         m.d.comb += [
             total.eq(sum(counts[1:], counts[0])),
-            advance.eq(~push | queue.w_rdy), queue.w_en.eq(push), queue.w_data.eq(entry),
+            advance.eq(~push | room), queue.w_en.eq(push), queue.w_data.eq(entry),
             entry.bits.eq(bits), entry.row.eq(judged.row), entry.flags.negate.eq(judged.negate), entry.some.eq(some),
             entry.flags.load.eq(fresh & judged.first_plane), entry.flags.double.eq(fresh & ~judged.first_plane),
             entry.flags.last.eq(judged.token_end)]
@@ -102,7 +107,7 @@ class Extractor(wiring.Component):
             m.d.comb += [entry.odd.eq(~total[0]), entry.cycles.eq(total >> 1)]
         else:
             m.d.comb += entry.cycles.eq(total)
-        with m.If(push & queue.w_rdy):
+        with m.If(push & room):
             m.d.sync += fresh.eq(judged.plane_end)  # the next vector is the first of its plane
 
     def _walk(self, m: Module, tag: data.View, advance: Signal) -> None:
@@ -193,11 +198,12 @@ class Extractor(wiring.Component):
 
 
 def _any_before(m: Module, bits: list[Value], name: str) -> Value:
-    """Bit i: whether one of `bits[:i]` is set; two levels, by chunks, so that the depth stays small."""
+    """Bit i: whether one of `bits[:i]` is set. By chunks of chunks, so that the depth grows with the logarithm."""
+    if len(bits) <= CHUNK:
+        return Cat(Cat(bits[:place]).any() for place in range(len(bits)))
     chunks = [bits[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
-    some, before = Signal(len(chunks), name=f"{name}_some"), Signal(len(chunks), name=f"{name}_before")
-    m.d.comb += [some.eq(Cat(Cat(chunk).any() for chunk in chunks)),
-                 before.eq(Cat(some[:number].any() for number in range(len(chunks))))]
+    some, before = Signal(len(chunks), name=f"{name}_some{len(bits)}"), Signal(len(chunks), name=f"{name}{len(bits)}")
+    m.d.comb += [some.eq(Cat(Cat(chunk).any() for chunk in chunks)), before.eq(_any_before(m, list(some), name))]
     return Cat(before[number] | Cat(chunk[:place]).any() for number, chunk in enumerate(chunks) for place in range(len(chunk)))
 
 

@@ -158,20 +158,22 @@ class FireUnit(wiring.Component):
         passing5 = [_registered(m, Mux(planes, total[lane] + half, kept[lane]), signed(STREAM_BITS + 1), "pass5", lane)
                     for lane in range(lanes)]
         # Stages b+6 .. 2b+5: the second neuron; meanwhile, shift and clamp.
-        counts2, passing = self._phases(m, v5, threshold5, "m", [self._requantised(m, p, planes, lane)
-                                                                 for lane, p in enumerate(passing5)])
+        shifted = [Mux(planes, value >> d.shift, value) for value in passing5]
+        counts2, passing = self._phases(m, v5, threshold5, "m", shifted)
         # Stage 2b+6: mask, and what leaves.
+        top, high = Signal(PLANES_MAX), Signal(STREAM_BITS + 1)  # of the clamp: largest value, bits that only copy the sign
+        m.d.sync += [top.eq((1 << d.plane_bits) - 1), high.eq(Mux(planes, ~0 << d.plane_bits, 0))]
         leaving = []
         for lane in range(lanes):
             second = Mux(drop[2 * b + 5][lane], 0, counts2[lane])
-            leaving.append(_registered(m, Mux(norm, second, passing[lane]), PLANES_MAX, "leave", lane))
+            leaving.append(_registered(m, Mux(norm, second, _clamped(passing[lane], top, high)), PLANES_MAX, "leave", lane))
         self._pack(m, ctl[2 * b + 6], leaving)
         with m.If(ctl[LOGIT_STAGE].valid & ctl[LOGIT_STAGE].final & logits):
             m.d.comb += self.done.eq(1)
         return m
 
     def _phases(self, m: Module, v: list[Signal], threshold: list[Signal], name: str,
-                passing: list[Signal] | None = None) -> tuple[list[Signal], list[Signal]]:
+                passing: list[Value] | None = None) -> tuple[list[Signal], list[Signal]]:
         """b pipelined phases of the neuron; `passing` values travel along."""
         b = self.m.planes
         counts: list[Signal] = [Signal(b, name=f"{name}_none{lane}") for lane in range(len(v))]
@@ -187,22 +189,9 @@ class FireUnit(wiring.Component):
                 next_t.append(_registered(m, threshold[lane], THRESHOLD_BITS, f"{name}_t{phase}", lane))
                 next_n.append(_registered(m, counts[lane] | (fires << phase), b, f"{name}_n{phase}", lane))
             v, threshold, counts = next_v, next_t, next_n
-            passing = [_registered(m, value, PLANES_MAX, f"{name}_pass{phase}", lane) for lane, value in enumerate(passing)]
+            passing = [_registered(m, value, signed(STREAM_BITS + 1), f"{name}_pass{phase}", lane)
+                       for lane, value in enumerate(passing)]
         return counts, passing
-
-    def _requantised(self, m: Module, rounded: Signal, planes: Signal, lane: int) -> Value:
-        """clamp(rounded >> shift) to the descriptor's signed plane bits, two's complement in PLANES_MAX bits.
-
-        Without `planes`: the low bits as they are.
-        """
-        d = self.desc
-        shifted, over = Signal(signed(STREAM_BITS + 1), name=f"shifted{lane}"), Signal(name=f"over{lane}")
-        top = ((1 << d.plane_bits) - 1)[:PLANES_MAX]
-        sign = rounded[-1]
-        high = (shifted.as_unsigned() ^ sign.replicate(len(shifted))) >> d.plane_bits  # not the sign: too large
-        m.d.comb += [shifted.eq(rounded >> d.shift), over.eq(high.any())]
-        clamped = Mux(over, top ^ sign.replicate(PLANES_MAX), shifted[:PLANES_MAX])
-        return Mux(planes, clamped, rounded[:PLANES_MAX])
 
     def _pack(self, m: Module, ctl: data.View, leaving: list[Signal]) -> None:
         """Collect a token's groups, then write its spike words, one a cycle, while the next token's groups come in."""
@@ -239,6 +228,13 @@ def _registered(m: Module, value: object, shape: object, name: str, lane: int) -
     signal = Signal(shape, name=f"{name}_{lane}")
     m.d.sync += signal.eq(value)
     return signal
+
+
+def _clamped(value: Value, top: Value, high: Value) -> Value:
+    """`value` [signed] between ~top and top: too large where a bit of `high` differs from the sign."""
+    sign = value[-1]
+    return Mux(((value.as_unsigned() ^ sign.replicate(len(value))) & high).any(), top ^ sign.replicate(PLANES_MAX),
+               value[:PLANES_MAX])
 
 
 def _taken_over(m: Module, value: data.View, name: str) -> data.View:

@@ -225,7 +225,7 @@ class _GroupWriter(wiring.Component):
         self.m = m
         fields = layout(IMAGE)
         super().__init__({
-            "load": In(1), "cancel": In(1), "free": Out(1), "pixels": In(m.lanes * PIXEL_BITS),
+            "load": In(1), "cancel": In(1), "free": Out(1, init=1), "pixels": In(m.lanes * PIXEL_BITS),
             "first": In(ADDRESS_BITS), "step": In(fields["words"].shape), "count": In(fields["groups"].shape),
             "write": Out(write_signature(spike_address_bits, m.word_bits)),
         })
@@ -235,14 +235,14 @@ class _GroupWriter(wiring.Component):
         held, left, address = Signal(self.m.lanes * PIXEL_BITS), Signal.like(self.count), Signal(ADDRESS_BITS)
         pixels = [held.word_select(lane, PIXEL_BITS) for lane in range(self.m.lanes)]
         m.d.comb += [
-            self.free.eq(left <= 1), self.write.en.eq(left != 0), self.write.address.eq(address),
+            self.write.en.eq(left != 0), self.write.address.eq(address),
             self.write.data.eq(Cat(pixel[:self.m.planes] for pixel in pixels)),
         ]
         with m.If(left != 0):
-            m.d.sync += [left.eq(left - 1), address.eq(address + self.step)]
+            m.d.sync += [left.eq(left - 1), address.eq(address + self.step), self.free.eq(left <= 2)]
             m.d.sync += [pixel.eq(pixel >> self.m.planes) for pixel in pixels]
         with m.If(self.load):
-            m.d.sync += [held.eq(self.pixels), left.eq(self.count), address.eq(self.first)]
+            m.d.sync += [held.eq(self.pixels), left.eq(self.count), address.eq(self.first), self.free.eq(self.count <= 1)]
         with m.If(self.cancel):
-            m.d.sync += left.eq(0)
+            m.d.sync += [left.eq(0), self.free.eq(1)]
         return m

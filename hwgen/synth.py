@@ -4,6 +4,7 @@ Each step's inputs (files, command, tool version) are recorded beside its output
 run again: an interrupted run goes on where it was. Everything lies in `<build folder>/synth-<device>/`.
 """
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -16,14 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Shape
-from amaranth.lib.wiring import In
 from tqdm import tqdm
 
 from hwgen.emit import TOP, Build
 from hwgen.files import digest, json_text, write_if_changed
 from hwgen.synth_devices import DEVICES, Device
-from hwgen.top import Accelerator
 
 WRAPPER = "synth_top"
 FREQUENCY_MHZ = 100
@@ -118,10 +116,13 @@ endmodule
 """
 
 
-def ports_of(build: Build) -> dict[str, tuple[bool, int]]:
-    """Ports of the machine: name -> (it is an input, bits)."""
-    members = Accelerator(build.machine, build.id32).signature.members
-    return {name: (member.flow is In, Shape.cast(member.shape).width) for name, member in members.items()}
+def ports_of(verilog: str) -> dict[str, tuple[bool, int]]:
+    """Ports of module TOP but clock and reset: name -> (it is an input, bits). SynthError if there is no such module."""
+    found = re.search(rf"^module {TOP}\(.*?^endmodule", verilog, re.MULTILINE | re.DOTALL)
+    if not found:
+        raise SynthError(f"synth: no module {TOP} in the emitted Verilog: remove its folder and run again")
+    declared = re.findall(r"^  (input|output) (?:reg )?(?:\[(\d+):0\] )?(\w+) ?;", found.group(), re.MULTILINE)
+    return {name: (kind == "input", int(high or 0) + 1) for kind, high, name in declared if name not in ("clk", "rst")}
 
 
 def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
     yosys = tool("yosys")
     router = tool(device.router) if route and device.router else ""
     versions = {Path(program).name: version_of(program) for program in (yosys, router) if program}
-    write_if_changed(folder / "wrapper.v", wrapper(ports_of(build)))
+    write_if_changed(folder / "wrapper.v", wrapper(ports_of(build.verilog.read_text(encoding="utf-8"))))
     sources = [build.verilog, folder / "wrapper.v"]
     script = device.script.format(top=WRAPPER, json="netlist.json.part")
     command = [yosys, "-q", "-l", "yosys.log", "-p",
@@ -156,7 +157,8 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
         raise SynthError(f"synth: {counts['multipliers']} multiplier cells in {folder / 'cells.json'}: the machine has none")
     best = max(routed, key=lambda result: result.fmax_mhz, default=None)
     report = {
-        "configuration": build.folder.name, "device": device.name, "part": device.part, "block_ram": device.block_ram,
+        "configuration": build.folder.name, "machine": dataclasses.asdict(build.machine),
+        "device": device.name, "part": device.part, "block_ram": device.block_ram,
         "what": "synthesis, place and route" if routed else "synthesis only", "versions": versions,
         "command": f"{Path(yosys).name} -p '{device.script.format(top=WRAPPER, json='netlist.json')}'",
         "used": counts, "share": {name: round(counts[name] / size, 4) for name, size in device.capacity.items()},

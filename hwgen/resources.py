@@ -1,0 +1,81 @@
+"""What a machine occupies on an ECP5, from closed formulas: before anything is synthesised.
+
+Formulas are linear in what the hardware replicates (lanes, fire lanes, attention rows times head channels); their coefficients
+were fitted to synthesised machines (tests/synthesised.json, from the reports of `python -m hwgen synth`), which
+tests/test_resources.py holds them to. Block RAMs follow the rule by which Yosys cuts a memory into DP16KD; bits of the fire
+parameters that no channel of a network uses fall away in synthesis, and are counted here.
+Machines with external memory or loadable memories need more than this says: the DMA engines, the write ports' copies.
+"""
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hwgen.config import MachineConfig
+from hwgen.registers import LoadTarget
+from hwgen.shapes import local_shapes, memory_shapes
+
+SHAPES = ((1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+"""(words, bits) of a DP16KD with two ports, each of which reads or writes."""
+WIDE = (512, 36)
+"""The same with one port that only reads (and one that only writes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a machine takes of an ECP5."""
+
+    luts: int
+    """LUT4, two for each CCU2C, four for each DPR16X4"""
+    registers: int
+    block_rams: int
+    """DP16KD"""
+
+
+def block_rams(bits: int, words: int, ports: int, wide: bool = False) -> tuple[int, int]:
+    """(DP16KD, banks) of a memory of `words` words of `bits` bits with `ports` read ports.
+
+    Yosys lays the banks of a deep memory side by side into one wide memory and chooses among the outputs. Two ports share a block
+    RAM; more need copies. `wide`: a single port may use the 36-bit shape.
+    """
+    shapes = (*SHAPES, WIDE) if wide else SHAPES
+    options = [(-(-bits * -(-words // depth) // width), -(-words // depth)) for depth, width in shapes]
+    count, banks = min(options)
+    return count * -(-ports // 2), banks
+
+
+def _memories(m: MachineConfig) -> Iterable[tuple[int, int, int, bool]]:
+    """(bits, words, ports, wide) of each memory in block RAM."""
+    ports = {"WEIGHTS": m.rows_per_cycle, "ROM": m.attention_rows}
+    bits, words = memory_shapes(m)[LoadTarget.PROGRAM]
+    yield bits, words, 1, True
+    for memory, (bits, words) in local_shapes(m).items():
+        scratchpad = memory.name in ("SPIKES", "STREAM")
+        count = ports.get(memory.name, 1)
+        yield bits, words, count, count == 1 and (not scratchpad or words <= WIDE[0])
+
+
+# FIT: (constant, per lane, per lane and accumulator bit, per fire lane, per attention row, per attention row and head channel)
+LUTS = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+REGISTERS = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+BANK_LUTS = 0.6
+"""LUTs of a memory's output choice, for each bit, port and bank after the first."""
+
+
+def features(m: MachineConfig) -> tuple[float, ...]:
+    """What the formulas are linear in."""
+    planes = m.planes / 3  # most widths grow with the bits of a count; 3 was calibrated
+    return (1.0, m.lanes * planes, m.lanes * m.acc_bits / 24, m.fire_lanes, m.attention_rows,
+            m.attention_rows * m.head_lanes * planes)
+
+
+def estimate(m: MachineConfig) -> Resources:
+    """Resources of machine `m` (no depth 0) with its memories built in. ValueError where a depth is still automatic."""
+    if not all((m.weight_rows, m.spike_words, m.stream_words, m.param_words, m.rom_words, m.descriptors)):
+        raise ValueError("estimate needs a machine of known memory depths: compile a network for it first")
+    rams = choice = 0.0
+    for bits, words, ports, wide in _memories(m):
+        count, banks = block_rams(bits, words, ports, wide)
+        rams += count
+        choice += BANK_LUTS * bits * ports * (banks - 1)
+    scale = features(m)
+    luts, registers = (sum(a * b for a, b in zip(fit, scale, strict=True)) for fit in (LUTS, REGISTERS))
+    return Resources(round(luts + choice), round(registers), round(rams))
