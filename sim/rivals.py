@@ -144,7 +144,7 @@ def ways(program: Program, images: NDArray[np.uint8], masking: MaskingConfig, ra
         Way("the same, multi-bit inputs once", *kinder),
         Way("dense, bit-serial (equal-bit quantised ANN)", sum(layer.cycles for layer in dense),
             sum(layer.events for layer in dense), spent(ops, rival), rival),
-        Way(f"rate-coded, zero-skip, T = {levels}", *map(float, np.mean(unary, axis=0))),
+        Way(f"rate-coded, zero-skip, T = {levels}", float(np.mean(unary, axis=0)[0]), float(np.mean(unary, axis=0)[1])),
         Way("phase-coded, zero-skip (this machine)", sum(layer.cycles for layer in ops), sum(layer.events for layer in ops),
             spent(ops, ours), ours),
         Way(f"the same, RSM {ratio:.0%} at {', '.join(masking.sites)}", sum(layer.cycles for layer in masked_ops),
