@@ -17,6 +17,8 @@ SHAPES = ((1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 """(words, bits) of a DP16KD with two ports, each of which reads or writes."""
 WIDE = (512, 36)
 """The same with one port that only reads (and one that only writes)."""
+SHALLOW = 64
+"""Built-in words up to which Yosys makes a memory with one port of LUTs: too few to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +52,23 @@ def _memories(m: MachineConfig) -> Iterable[tuple[int, int, int, bool]]:
     for memory, (bits, words) in local_shapes(m).items():
         scratchpad = memory.name in ("SPIKES", "STREAM")
         count = ports.get(memory.name, 1)
-        yield bits, words, count, count == 1 and (not scratchpad or words <= WIDE[0])
+        if scratchpad or count > 1 or words > SHALLOW:
+            yield bits, words, count, count == 1 and (not scratchpad or words <= WIDE[0])
 
 
-# FIT: (constant, per lane, per lane and accumulator bit, per fire lane, per attention row, per attention row and head channel)
-LUTS = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-REGISTERS = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+# Coefficients of `features`: what stands once (registers, sequencer, loader, attention's counters); a lane (accumulator, fire
+# buffer, packing, spike words on their way); a fire lane (two neurons, residual, result queue); an attention row (LFSR, ROM
+# address) and a channel of it (products, popcounts, sums, its firing).
+LUTS = (4440, 175, 1275, 217, 178)
+REGISTERS = (3407, 118, 774, 158, 86.5)
 BANK_LUTS = 0.6
 """LUTs of a memory's output choice, for each bit, port and bank after the first."""
 
 
 def features(m: MachineConfig) -> tuple[float, ...]:
     """What the formulas are linear in."""
-    planes = m.planes / 3  # most widths grow with the bits of a count; 3 was calibrated
-    return (1.0, m.lanes * planes, m.lanes * m.acc_bits / 24, m.fire_lanes, m.attention_rows,
+    planes = m.planes / 3  # 3 planes and 24 accumulator bits were calibrated; half of a lane is accumulator and buffer
+    return (1.0, m.lanes * (planes + m.acc_bits / 24) / 2, m.fire_lanes, m.attention_rows,
             m.attention_rows * m.head_lanes * planes)
 
 
