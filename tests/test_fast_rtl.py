@@ -86,7 +86,7 @@ def judge(built: Build, images: np.ndarray, answers: list, folder: Path, first: 
                 if not np.array_equal(answer.logits, logits)]
     for index in traced:
         one, answer = images[index - first][None], answers[index - first]
-        seen = JobAnswer([answer.logits.tolist()], answer.cycles, answer.events, index + 1)
+        seen = JobAnswer([answer.logits.tolist()], answer.cycles, answer.events, answer.stalls, index + 1)
         trace = golden(built.program.network, one, mask=mask, first_image=index)
         failures += verify(built.program, trace, one, seen, folder / f"{index}{TRACE_SUFFIX}").failures
     return failures

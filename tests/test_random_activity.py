@@ -68,7 +68,7 @@ def test_an_activity_twice_as_low_is_met_too() -> None:
 
 
 @pytest.mark.parametrize(("model", "seed", "quantize", "expected"), [
-    (CONFIG.model, 7, CONFIG.quantize, "df6d0b3d6e80bd8c2defd84ed1c799221e5c95447c0f1ed99939c5e84b3e87fc"),
+    (CONFIG.model, 7, QuantizeConfig(), "df6d0b3d6e80bd8c2defd84ed1c799221e5c95447c0f1ed99939c5e84b3e87fc"),
     (ModelConfig(16, 3, 6, 2, 6, (2, 1), (3, 1), 4, 1.0, 3), 11, QuantizeConfig(4, 6, 4),
      "a6c718d315211c87bc57e41aa1936cd503c9316f2dcf8cd65c05a6a0d2869d7f"),
 ])

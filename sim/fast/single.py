@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hwgen.emit import EXTERNAL, Build
+from hwgen.files import digest
 from hwgen.timeline import MemoryTiming
 from model.config import MaskingConfig
 from model.masking import SpikeMask
@@ -50,7 +51,8 @@ def run_single(build: Build, image: NDArray[np.uint8], masking: MaskingConfig, *
     timing = timing or MemoryTiming()
     program = build_harness(build, savable=True)
     mask = SpikeMask.of(masking)
-    folder = build.folder / "single"
+    job = digest(build.build_id, repr(mask), repr(timing), image.tobytes())
+    folder = build.folder / "single" / job[:16]  # what another build or another job left is of no use here
     steps = build.program.steps
     with tqdm(total=len(steps) - 1, desc="RTL, descriptors", unit="", mininterval=1) as bar:
         def progress(_image: int, descriptor: int, cycle: int) -> None:
