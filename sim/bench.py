@@ -44,6 +44,10 @@ STREAMED = {"memory_bits": 128, "spike_words": 800, "stream_words": 1024, "weigh
 SPEEDS = (Fraction(1), Fraction(1, 4), Fraction(1, 8))
 LATENCY = 60
 RESULT = "bench.json"
+PLACED = Path("docs") / "results" / "cifar10-tiny-ecp5.json"
+"""What `make synth` reported."""
+SYNTHESISED = Path("tests") / "synthesised.json"
+"""Machines that the estimate was fitted to, and others that it was not."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,10 +154,21 @@ def streaming(s: Setting) -> Figures:
 
 
 def synthesis(s: Setting) -> Figures:
-    """Place and route, as recorded by `python -m hwgen synth` (hours of work are not done again here)."""
-    from hwgen.resources import recorded
+    """Place and route, as `make synth` recorded it (a long time's work is not done again here), and the estimate beside it."""
+    from hwgen.config import MachineConfig
+    from hwgen.resources import estimate
 
-    return recorded(s.path)
+    if not PLACED.is_file():
+        return {"fmax_mhz": None, "lut_fraction": None, "estimate_error": None, "reason": f"{PLACED}: run make synth"}
+    report = json.loads(PLACED.read_text(encoding="utf-8"))
+    rows = []
+    for entry in json.loads(SYNTHESISED.read_text(encoding="utf-8")):
+        found = dataclasses.asdict(estimate(MachineConfig(**entry["machine"])))
+        rows.append({"name": entry["name"], "fitted": entry["fitted"], "estimate": found, "synthesised": entry["used"],
+                     "error": {name: found[name] / entry["used"][name] - 1 for name in found}})
+    return {"fmax_mhz": report["fmax_mhz"], "lut_fraction": report["share"]["luts"],
+            "estimate_error": max(abs(error) for row in rows if not row["fitted"] for error in row["error"].values()),
+            "report": report, "estimates": rows}
 
 
 def simulation(s: Setting) -> Figures:
