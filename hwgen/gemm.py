@@ -53,10 +53,10 @@ class GemmEngine(wiring.Component):
         for name in ("neuron_read", "branch_read", "stream_read", "stream_write", "spike_write", "logits"):
             connect(m, getattr(fire, name), flipped(getattr(self, name)))
         # A token may end only when the fire unit will have taken the one before.
-        gap = Signal(7)
+        gap, hold = Signal(7), Signal()  # hold: gap is not 0, as a register
         with m.If(extract.ending):
-            m.d.sync += gap.eq(self.desc.spacing)
+            m.d.sync += [gap.eq(self.desc.spacing), hold.eq(self.desc.spacing != 0)]
         with m.Elif(gap != 0):
-            m.d.sync += gap.eq(gap - 1)
-        m.d.comb += extract.hold.eq(gap != 0)
+            m.d.sync += [gap.eq(gap - 1), hold.eq(gap != 1)]
+        m.d.comb += extract.hold.eq(hold)
         return m

@@ -1,8 +1,8 @@
 """Lane array: `lanes` accumulators that add the weight rows of each cycle's events; no multiplier.
 
-Timing: an emission in cycle c (the extractor's output register) reads its rows in c, takes them over in c + 1 (a block RAM's
-output is late: it goes straight to a register), sums them in c + 2, and is in the accumulators from c + 4 on; `ready` pulses
-in the cycle in which the last emission of a token shows in `acc` (c + 4).
+Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later and are
+taken over (a block RAM's output is late: it goes straight to a register); they are summed in the cycle after, and in the
+accumulators from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + LATENCY).
 """
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -11,12 +11,13 @@ from amaranth.lib.wiring import In, Out
 from hwgen.config import MachineConfig
 from hwgen.descriptors import ADDRESS_BITS
 from hwgen.extract import FLAGS, emission
+from hwgen.weights import LATENCY as READ
 
 
 class LaneArray(wiring.Component):
     """acc[l] = (0 | acc[l] | 2*acc[l]) +/- (sum of the event rows' weights of lane l), all lanes in parallel."""
 
-    LATENCY = 4
+    LATENCY = READ + 3
 
     def __init__(self, m: MachineConfig) -> None:
         self.m = m
@@ -39,7 +40,7 @@ class LaneArray(wiring.Component):
             later_event = Signal(cfg.rows_per_cycle, name=f"event{stage}")
             m.d.sync += [later_flags.eq(flags), later_valid.eq(valid), later_event.eq(event)]
             flags, valid, event = later_flags, later_valid, later_event
-            if stage == 2:
+            if stage == READ + 1:
                 summed = event  # which rows are there
         m.d.sync += self.ready.eq(valid & flags.last)
         for lane in range(cfg.lanes):

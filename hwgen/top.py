@@ -28,6 +28,7 @@ from hwgen.sequencer import Sequencer
 from hwgen.shapes import local_shapes, memory_shapes
 from hwgen.shared import SharedScratchpad
 from hwgen.steps import Images
+from hwgen.weights import WeightMemory
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 
 
@@ -80,7 +81,9 @@ class Accelerator(wiring.Component):
             return SharedScratchpad(width=width, depth=depth) if cfg.memory_bits else Scratchpad(width=width, depth=depth)
 
         m.submodules.program = program = row_memory(LoadTarget.PROGRAM, 1, images.program)
-        m.submodules.weights = weights = row_memory(LoadTarget.WEIGHTS, cfg.rows_per_cycle, images.weights)
+        row_bits, weight_rows = local[Memory.WEIGHTS]
+        m.submodules.weights = weights = WeightMemory(width=row_bits, depth=weight_rows, ports=cfg.rows_per_cycle,
+                                                      loadable=loadable, init=images.weights)
         m.submodules.params = params = row_memory(LoadTarget.PARAMS, 1, images.params)
         m.submodules.branches = branches = row_memory(LoadTarget.BRANCHES, 1, images.branches)
         m.submodules.rom = rom = row_memory(LoadTarget.ROM, cfg.attention_rows, images.rom)

@@ -24,6 +24,7 @@ from hwgen.lfsr import Jump, draw_bytes, next_row
 from hwgen.memory import RowMemory, Scratchpad, address_bits, read_signature, write_signature
 from hwgen.parameters import branch_words, neuron_words
 from hwgen.sequencer import Sequencer
+from hwgen.weights import WeightMemory
 from model.masking import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 from sim.runner import Results, run_bench
@@ -143,8 +144,8 @@ class LanesDut(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.lanes = lanes = LaneArray(self.m)
-        m.submodules.weights = weights = RowMemory(width=self.m.lanes * self.m.weight_bits, depth=WEIGHT_ROWS,
-                                                   ports=self.m.rows_per_cycle)
+        m.submodules.weights = weights = WeightMemory(width=self.m.lanes * self.m.weight_bits, depth=WEIGHT_ROWS,
+                                                      ports=self.m.rows_per_cycle)
         _load(m, self.load, WEIGHTS, weights.write)
         m.d.comb += [lanes.events.eq(self.events), self.acc.eq(lanes.acc), self.ready.eq(lanes.ready)]
         for port, read in enumerate(weights.read):
@@ -228,7 +229,7 @@ class GemmDut(wiring.Component):
         m.submodules.engine = engine = GemmEngine(cfg)
         m.submodules.spikes = spikes = Scratchpad(width=cfg.word_bits, depth=SPIKE_WORDS)
         m.submodules.stream = stream = Scratchpad(width=cfg.fire_lanes * STREAM_BITS, depth=STREAM_WORDS)
-        m.submodules.weights = weights = RowMemory(width=cfg.lanes * cfg.weight_bits, depth=WEIGHT_ROWS,
+        m.submodules.weights = weights = WeightMemory(width=cfg.lanes * cfg.weight_bits, depth=WEIGHT_ROWS,
                                                    ports=cfg.rows_per_cycle)
         m.submodules.logits = logits = Scratchpad(width=cfg.fire_lanes * LOGIT_BITS + 1, depth=LOGIT_WORDS)
         _parameters(m, cfg, self.load, engine)
