@@ -2,9 +2,10 @@
 
 Descriptors cost what `hwgen.schedule` says. Transfers are cut into bursts that one memory serves in turn, reads and writes
 alternating, at `bandwidth` beats a cycle; a read's first burst comes `latency` cycles after its conditions hold, later ones
-without a gap (addresses go out ahead). On-chip ports are taken as always granted: where the units keep a scratchpad's port
+without a gap (addresses go out ahead, at most `memory_outstanding` bursts). On-chip ports are taken as always granted: where the units keep a scratchpad's port
 busy, transfers take longer than this.
 """
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,6 +39,7 @@ class _Channel:
         self._burst = machine.memory_burst
         self._shapes, self._bus = local_shapes(machine), machine.memory_bits
         self.left: list[int] = []
+        self.ends: deque[float] = deque(maxlen=machine.memory_outstanding)  # of the last bursts: no more are under way
 
     def open(self, steps_at: list[int], writes_at: list[int], latency: int) -> float | None:
         """When the next burst may go; None while something before it has no time yet."""
@@ -50,7 +52,8 @@ class _Channel:
             self.left = [size for _, size in bursts(transfer.address, transfer.beats, self._burst)]
             released = max(steps_at[transfer.steps], writes_at[transfer.writes])
             self.ready = released + (WRITE_HEAD if self.is_write else latency)
-        return max(self.ready, self.flow)
+        under_way = self.ends[0] + latency + 1 if len(self.ends) == self.ends.maxlen else 0.0
+        return max(self.ready, self.flow, under_way)
 
     def serve(self, at: float, beat: float, latency: int) -> float:
         """One burst from `at` on; the time at which the memory is free again."""
@@ -59,6 +62,7 @@ class _Channel:
         end = at + size * beat
         # where several words share a beat, the on-chip side takes one a cycle
         pace = packing(self._shapes[transfer.memory][0], self._bus).words_per_beat
+        self.ends.append(end)
         self.flow = max(end, at + size * max(beat, pace))
         if not self.left:
             self.next += 1
