@@ -2,8 +2,8 @@
 
 Descriptors cost what `hwgen.schedule` says. Transfers are cut into bursts that one memory serves in turn, reads and writes
 alternating, at `bandwidth` beats a cycle; a read's first burst comes `latency` cycles after its conditions hold, later ones
-without a gap (addresses go out ahead, at most `memory_outstanding` bursts). On-chip ports are taken as always granted: where the units keep a scratchpad's port
-busy, transfers take longer than this.
+without a gap (addresses go out ahead, at most `memory_outstanding` bursts). On-chip ports are taken as always granted: where
+the units keep a scratchpad's port busy, transfers take longer than this.
 """
 from collections import deque
 from dataclasses import dataclass
