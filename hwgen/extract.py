@@ -67,18 +67,18 @@ class Extractor(wiring.Component):
     def _fetch(self, m: Module, queue: SyncFIFO, room: Signal, vector: data.StructLayout) -> None:
         advance = Signal()  # all stages move
         tag = data.StructLayout({"valid": 1, "row": ADDRESS_BITS, "bit": range(max(self.m.planes, 2)), "first_plane": 1,
-                                 "negate": 1, "plane_end": 1, "token_end": 1})
+                                 "negate": 1, "plane_end": 1, "token_end": 1, "inside": 1})
         tags = [Signal(tag, name=f"tag{stage}") for stage in range(FETCH_STAGES + 1)]
         for before, after in zip(tags, tags[1:], strict=False):
             with m.If(advance):
                 m.d.sync += after.eq(before)
         self._walk(m, tags[0], advance)
-        m.d.comb += self.en.eq(tags[1].valid & advance)
+        m.d.comb += self.en.eq(tags[1].valid & tags[1].inside & advance)
 
         # pick the plane
         planes = self.m.planes
         picked, looked = Signal(self.m.lanes), Signal(self.m.lanes)
-        with m.Switch(tags[2].bit):
+        with m.If(tags[2].inside), m.Switch(tags[2].bit):  # no events where no word was read
             for p in range(planes):
                 with m.Case(p):
                     m.d.comb += looked.eq(Cat(self.word[lane * planes + p] for lane in range(self.m.lanes)))
@@ -121,9 +121,14 @@ class Extractor(wiring.Component):
         w, group, bit, first_plane = Signal(8), Signal(12), Signal(range(max(planes, 2))), Signal()
         phase_row, row = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         plane_end, next_token = Signal(), Signal(ADDRESS_BITS)
+        # Where the gathered token lies in the map (modulo: before it is beyond it), and the token's first one.
+        edge = len(d.side) + 1
+        column_at, row_at, left, top, next_left, next_top = (Signal(edge, name=name) for name in (
+            "column_at", "row_at", "left", "top", "next_left", "next_top"))
         m.d.comb += [issue.eq(busy & advance), plane_end.eq(words.last & py.last & px.last),
                      next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
-                     tag.valid.eq(busy), tag.row.eq(row), tag.bit.eq(bit), tag.first_plane.eq(first_plane),
+                     next_left.eq(Mux(x.last, -d.padding, left + d.stride)), next_top.eq(top + Mux(x.last, d.stride, 0)),
+                     tag.inside.eq((column_at <= d.side) & (row_at <= d.side)), tag.valid.eq(busy), tag.row.eq(row), tag.bit.eq(bit), tag.first_plane.eq(first_plane),
                      tag.negate.eq(d.signed & first_plane), tag.plane_end.eq(plane_end),
                      tag.token_end.eq(plane_end & plane.last)]
         with m.If(advance):
@@ -134,6 +139,7 @@ class Extractor(wiring.Component):
             m.d.sync += [busy.eq(1), w.eq(0), token.eq(d.in_base), column.eq(d.in_base), phase.eq(d.in_base),
                          group.eq(d.first_group), bit.eq(d.first_bit), first_plane.eq(1),
                          phase_row.eq(d.weight_base), row.eq(d.weight_base)]
+            m.d.sync += [where.eq(-d.padding) for where in (column_at, row_at, left, top)]
         with m.Elif(issue):
             words.step()
             with m.If(~words.last):
@@ -146,16 +152,17 @@ class Extractor(wiring.Component):
                 with m.Else():
                     m.d.sync += [phase_row.eq(d.weight_base), row.eq(d.weight_base)]
                 with m.If(~py.last):
-                    m.d.sync += phase.eq(phase + d.off_y)
+                    m.d.sync += [phase.eq(phase + d.off_y), row_at.eq(row_at + 1)]
                 with m.Else():
                     px.step()
                     with m.If(~px.last):
-                        m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x)]
+                        m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x), column_at.eq(column_at + 1),
+                                     row_at.eq(top)]
                     with m.Else():
                         plane.step()
                         m.d.sync += first_plane.eq(plane.last)
                         with m.If(~plane.last):
-                            m.d.sync += [column.eq(token), phase.eq(token)]
+                            m.d.sync += [column.eq(token), phase.eq(token), column_at.eq(left), row_at.eq(top)]
                             with m.If(bit != 0):
                                 m.d.sync += bit.eq(bit - 1)
                             with m.Else():
@@ -163,7 +170,8 @@ class Extractor(wiring.Component):
                         with m.Else():
                             x.step()
                             m.d.sync += [group.eq(d.first_group), bit.eq(d.first_bit), token.eq(next_token),
-                                         column.eq(next_token), phase.eq(next_token)]
+                                         column.eq(next_token), phase.eq(next_token), left.eq(next_left), top.eq(next_top),
+                                         column_at.eq(next_left), row_at.eq(next_top)]
                             with m.If(x.last):
                                 y.step()
                                 with m.If(y.last):

@@ -10,15 +10,17 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model import resnet, vgg
+from model.conv_config import ConvConfig
+from model.errors import ConfigError as ConfigError
+
 T = typing.TypeVar("T")
 TABLES = ("model", "masking", "train", "quantize", "machine")
 SITES = ("q", "k", "scores", "fc1", "fc2")
 """Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
-SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES}
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used: the message names the key, the value and the remedy."""
+CONV_SITE = "conv"
+"""In a VGG or ResNet: the input counts of every convolution but the first."""
+SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES, CONV_SITE: (CONV_SITE,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +94,26 @@ class ModelConfig:
         return self.window // 2 if block % 2 and self.side(stage) > self.window else 0
 
 
+KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
+    "vgg": (vgg.VggConfig, vgg.PRESETS), "resnet": (resnet.ResnetConfig, resnet.PRESETS)}
+"""Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
+AnyModel = ModelConfig | ConvConfig
+"""The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
+
+
 @dataclass(frozen=True, slots=True)
 class MaskingConfig:
     """Random Spike Masking (MST, section 3.3): which spikes are dropped, how many, from which seed."""
 
     sites: tuple[str, ...] = field(default=SITE_SETS["published-code"], metadata={
-        "doc": "'published-code', 'paper', 'none', or a list of q, k, scores, fc1, fc2"})
+        "doc": "'published-code', 'paper', 'none', 'conv', or a list of q, k, scores, fc1, fc2, conv"})
     ratio: float = field(default=0.0, metadata={"doc": "share of spikes masked at each site, in steps of 1/256"})
     seed: int = field(default=0x2545F491, metadata={"doc": "32-bit seed of the mask LFSR"})
 
     def __post_init__(self) -> None:
-        unknown = [site for site in self.sites if site not in SITES]
+        unknown = [site for site in self.sites if site not in (*SITES, CONV_SITE)]
         if unknown:
-            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join(SITES)}, "
+            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join((*SITES, CONV_SITE))}, "
                               f"or one of {', '.join(SITE_SETS)}")
         if not 0 <= self.ratio < 1 or not float(self.ratio * 256).is_integer():
             raise ConfigError(f"[masking] ratio must be a multiple of 1/256 in [0, 1), not {self.ratio}")
@@ -156,7 +165,7 @@ class Config:
     """A whole configuration file except `[machine]`, whose raw table `hwgen.config` types."""
 
     name: str
-    model: ModelConfig
+    model: AnyModel
     masking: MaskingConfig
     train: TrainConfig
     quantize: QuantizeConfig
@@ -198,6 +207,24 @@ def read_table(cls: type[T], table: str, raw: object) -> T:
     return cls(**{key: _typed(table, key, value, hints[key]) for key, value in raw.items()})
 
 
+def read_model(raw: object) -> AnyModel:
+    """The model that `[model]` describes: `kind` mst (the default), vgg or resnet, from a `preset` where one is named."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"[model] must be a table, not {raw!r}")
+    kind = raw.get("kind", "mst")
+    if kind == "mst":
+        return read_table(ModelConfig, "model", {key: value for key, value in raw.items() if key != "kind"})
+    if kind not in KINDS:
+        raise ConfigError(f"[model] kind must be one of mst, {', '.join(KINDS)}, not {kind!r}")
+    given, (shape, presets) = dict(raw), KINDS[kind]
+    if "preset" in given:
+        preset = given.pop("preset")
+        if preset not in presets:
+            raise ConfigError(f"[model] preset must be one of {', '.join(presets)}, not {preset!r}")
+        given = presets[preset] | given
+    return read_table(shape, "model", given)
+
+
 def load(path: str | Path) -> Config:
     """Read a configuration file; ConfigError names the file and what is wrong with it."""
     path = Path(path)
@@ -215,7 +242,7 @@ def load(path: str | Path) -> Config:
             raise ConfigError("lacks the table [model]")
         return Config(
             name=path.stem,
-            model=read_table(ModelConfig, "model", raw["model"]),
+            model=read_model(raw["model"]),
             masking=read_table(MaskingConfig, "masking", raw.get("masking", {})),
             train=read_table(TrainConfig, "train", raw.get("train", {})),
             quantize=read_table(QuantizeConfig, "quantize", raw.get("quantize", {})),

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import MaskingConfig, ModelConfig
-from model.masking import SpikeMask, mask_rows
+from model.config import CONV_SITE, AnyModel, MaskingConfig
+from model.masking import SpikeMask, conv_rows, mask_rows
 from model.qcfs import QCFS
 
 SITE_OF = {"q": "q", "k": "k", "scores": "scores", "act2": "fc1", "fc1": "fc2"}
-"""Activation of a block -> the site at which its spikes may be masked."""
+"""Activation of a block -> the site at which its spikes may be masked; any other belongs to a convolutional backbone."""
 STEP_SEED = 0x9E3779B1
 
 
@@ -61,7 +61,7 @@ class RandomMasks:
 
     def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
         """See Masks.keep."""
-        if SITE_OF[name.rsplit(".", 1)[1]] not in self.sites:
+        if SITE_OF.get(name.rsplit(".", 1)[-1], CONV_SITE) not in self.sites:
             return None
         return torch.rand(shape).view(shape) >= self.ratio
 
@@ -69,19 +69,22 @@ class RandomMasks:
 class LfsrMasks:
     """The masks of docs/semantics.md, section 4, for the images numbered `images`; `step` redraws them (stepwise)."""
 
-    def __init__(self, config: MaskingConfig, model: ModelConfig, images: Tensor, step: int = 0) -> None:
+    def __init__(self, config: MaskingConfig, model: AnyModel, images: Tensor, step: int = 0) -> None:
         """images: int64 [B]. Step t uses the seed `seed ^ (t * 0x9E3779B1 mod 2^32)`."""
         mask = SpikeMask.of(config)
         self.mask = SpikeMask(mask.seed ^ (step * STEP_SEED & 0xFFFFFFFF), mask.ratios)
-        self.rows = mask_rows(model)
+        self.rows, self.conv_rows = mask_rows(model), conv_rows(model)
         self.images = images.cpu().numpy().astype(np.int64)
 
     def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
         """See Masks.keep."""
-        block, point = name.rsplit(".", 1)
-        site = SITE_OF[point]
         columns = shape.numel() // (len(self.images) * rows)
-        first = getattr(self.rows[block], "qkv" if site in "qk" else site)
+        if name in self.conv_rows:
+            site, first = CONV_SITE, self.conv_rows[name]
+        else:
+            block, point = name.rsplit(".", 1)
+            site = SITE_OF[point]
+            first = getattr(self.rows[block], "qkv" if site in "qk" else site)
         kept = self.mask.keep(site, self.images, first, rows, columns, columns if site == "k" else 0)
         return None if kept is None else torch.from_numpy(np.ascontiguousarray(kept))
 

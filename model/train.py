@@ -19,9 +19,10 @@ from tqdm import tqdm
 from model import checkpoint
 from model.config import Config, TrainConfig
 from model.data import NORMALISATION, Augment, Images, fit
-from model.mst import MST
+from model.factory import build
 from model.neuron import Engine
 from model.qcfs import QCFS
+from model.spiking import SpikingNetwork
 
 
 class CalibrateEngine(Engine):
@@ -44,7 +45,7 @@ def rate_at(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))))
 
 
-def average(mean: MST, model: MST, decay: float) -> None:
+def average(mean: SpikingNetwork, model: SpikingNetwork, decay: float) -> None:
     """mean = decay * mean + (1 - decay) * model, parameters and BatchNorm statistics alike."""
     with torch.no_grad():
         pairs = [(a, b) for a, b in zip(mean.state_dict().values(), model.state_dict().values(), strict=True)]
@@ -54,13 +55,13 @@ def average(mean: MST, model: MST, decay: float) -> None:
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Optimiser groups: weight decay on matrices only, not on biases, norms, thresholds and bias tables."""
-    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2]
+    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim >= 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def accuracy(model: MST, data: Images, batch: int = 500) -> float:
+def accuracy(model: SpikingNetwork, data: Images, batch: int = 500) -> float:
     """Share of `data` that the QCFS network classifies correctly (evaluation statistics)."""
     model.eval()
     right = 0
@@ -95,11 +96,11 @@ class Trainer:
         train = len(pixels) - self.settings.holdout
         self.held = Images(pixels[train:], data.labels[train:])
         self.augment, self.labels = Augment(pixels[:train]), data.labels[:train]
-        self.model = MST(config.model, config.masking)
+        self.model = build(config)
         mean, std = NORMALISATION[self.settings.dataset]
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
-        self.mean = MST(config.model, config.masking).requires_grad_(False)
+        self.mean = build(config).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
         self.epoch = 0
         self.log: list[dict[str, float]] = []
