@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import MaskingConfig, ModelConfig, read_table
+from model.config import MaskingConfig, ModelConfig, described, read_table
 from model.mst import MST
 
 FORMAT = "mst-checkpoint"
@@ -60,7 +60,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 def describe(model: MST) -> dict[str, Any]:
     """Configuration of `model` as JSON-ready data."""
-    return {"model": dataclasses.asdict(model.config), "masking": dataclasses.asdict(model.masking)}
+    return {"model": described(model.config), "masking": dataclasses.asdict(model.masking)}
 
 
 def save(path: str | Path, model: MST, info: dict[str, Any]) -> None:

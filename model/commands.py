@@ -9,7 +9,7 @@ import torch
 
 from model import checkpoint
 from model import config as configuration
-from model.data import Images, fit, load
+from model.data import Images, fit, load_for
 from model.evaluate import evaluate
 from model.train import Trainer
 
@@ -29,7 +29,7 @@ def train(args: argparse.Namespace) -> None:
     config = configuration.load(args.config)
     set_threads(args.threads)
     folder = Path(args.runs) / config.name
-    trainer = Trainer(config, load(config.train.dataset, True, args.data), folder, compiled=not args.no_compile,
+    trainer = Trainer(config, load_for(config, True, args.data), folder, compiled=not args.no_compile,
                       bfloat16=not args.float32, resume=not args.restart)
     trainer.run()
     if trainer.rank:
@@ -46,7 +46,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     path = Path(args.checkpoint or Path(args.config).with_suffix(".safetensors"))
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
-    data = load(config.train.dataset, False, args.data)
+    data = load_for(config, False, args.data)
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")
     count = args.images or len(data.labels)

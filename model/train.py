@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from model import checkpoint
 from model.config import Config, TrainConfig
-from model.data import NORMALISATION, Augment, Images, fit
+from model.data import Augment, Images, fit, normalisation
+from model.datasets import DATASETS
 from model.mst import MST
 from model.neuron import Engine
 from model.qcfs import QCFS
@@ -94,9 +95,10 @@ class Trainer:
         pixels = fit(data.images, config.model.in_channels, config.model.image_size)
         train = len(pixels) - self.settings.holdout
         self.held = Images(pixels[train:], data.labels[train:])
-        self.augment, self.labels = Augment(pixels[:train]), data.labels[:train]
+        self.labels = data.labels[:train]
+        self.augment = Augment(pixels[:train], flip=DATASETS[self.settings.dataset].mirrors)
         self.model = MST(config.model, config.masking)
-        mean, std = NORMALISATION[self.settings.dataset]
+        mean, std = normalisation(self.settings.dataset, pixels[:train])
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
         self.mean = MST(config.model, config.masking).requires_grad_(False)

@@ -11,7 +11,6 @@ from quantize.formats import (
     BIAS_BITS,
     GAIN_BITS,
     LOGIT_BITS,
-    PIXEL_BITS,
     STREAM_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
@@ -56,7 +55,7 @@ def shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
         tokens = side * side
         if stage == 0:
             table.append(LayerShape("embed", "embed", 0, -1, tokens, side, model.patch**2 * model.in_channels, width,
-                                    PIXEL_BITS, False, "fresh", "norm"))
+                                    model.in_bits, False, "fresh", "norm"))
         else:
             table.append(LayerShape(f"s{stage - 1}.merge", "merge", stage, -1, tokens, 2 * side, 2 * width, width,
                                     stream_bits, True, "fresh", "norm"))

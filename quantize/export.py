@@ -11,7 +11,7 @@ from model.config import Config
 from model.mst import MST
 from quantize.check import check, head_bits
 from quantize.fold import ExportError, Floats, FoldedAttention, FoldedGemm, FoldedLayer, fold
-from quantize.formats import BIAS_BITS, PIXEL_BITS, SCORE_SHIFT, THRESHOLD_BITS, limits
+from quantize.formats import BIAS_BITS, SCORE_SHIFT, THRESHOLD_BITS, limits
 from quantize.layers import Attention, Gemm, Layer, Network, Residual
 from quantize.rounding import Moments, counts_after, plain, round_rows
 from quantize.stream import Plan, Scale, Step, norm_fire, plan_stage
@@ -43,7 +43,7 @@ def _gemm(layer: FoldedGemm, scale_in: Floats, offset_in: Floats, moments: Momen
         # acc + bias + (T >> 1) >= k*T exactly when the real charge reaches the k-th spike, for exact weights.
         shift = np.floor(bias / layer.theta * real + real / 2) - (threshold >> 1)
     if layer.kind == "embed":
-        in_bits, signed = PIXEL_BITS, False
+        in_bits, signed = config.model.in_bits, False
     elif layer.theta_in is None:
         in_bits, signed = config.quantize.stream_bits, True
         if layer.kind == "head":
