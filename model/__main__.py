@@ -1,6 +1,8 @@
-"""Command line: `python -m model train | evaluate`."""
+"""Command line: `python -m model train | evaluate | data`."""
 import argparse
 import sys
+
+from model import data_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,13 +25,25 @@ def parser() -> argparse.ArgumentParser:
     testing.add_argument("--modes", default="qcfs,exact,stepwise", help="comma-separated (default: all)")
     testing.add_argument("--steps", default="4,8,16,32,64", help="time steps at which stepwise is read out")
     testing.add_argument("--images", type=int, default=0, help="test images from the first on (default: all)")
+    data_command.add_parser(commands)
     return top
+
+
+def _data(args: argparse.Namespace) -> int:
+    try:
+        data_command.run(args)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors of configuration, data and checkpoints are one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
+    if args.command == "data":
+        return _data(args)
     try:
         from model import commands
     except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ import gzip
 import io
 import pickle
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ PUBLISHED = {  # size and MD5 of the publishers' files; Fashion-MNIST: of the id
     "t10k-images-idx3-ubyte": (7840016, "8181f5470baa50b63fa0f6fddb340f0a"),
     "t10k-labels-idx1-ubyte": (10008, "15d484375f8d13e6eb1aabb0c3f46965"),
 }
+FILES = {
+    "cifar10": (tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)),
+    "cifar100": (("train",), ("test",)),
+    "fashion_mnist": (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+                      ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")),
+}
+"""Files of the training and of the test part."""
 LARGEST_ARRAY = 1 << 33
 """Bytes of images that `imagenet` returns as one array: the 50,000 validation images at 224 pixels fit."""
 
@@ -80,8 +88,7 @@ def _batch(path: Path, key: bytes, classes: int) -> Arrays:
 
 def cifar10(folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
     """`cifar-10-batches-py`: images uint8 [N, 3, 32, 32], labels int64 [N] (Krizhevsky 2009)."""
-    names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
-    parts = [_batch(folder / name, b"labels", 10) for name in names]
+    parts = [_batch(folder / name, b"labels", 10) for name in FILES["cifar10"][0 if train else 1]]
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
@@ -98,15 +105,32 @@ def cifar100_classes(folder: Path) -> tuple[str, ...]:
     return tuple(name.decode("ascii", "replace") for name in names)
 
 
-def _idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file (or its .gz) of unsigned bytes."""
+def _idx_bytes(path: Path) -> bytes:
+    """What an idx file, or the .gz beside it, holds."""
     packed = path.with_name(path.name + ".gz")
     if not path.is_file() and not packed.is_file():
         raise DataError(f"{path}: no such file, nor .gz; get {FASHION_SOURCE}")
     try:
-        raw = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
-        raise DataError(f"{packed}: damaged after {packed.stat().st_size} bytes ({error}): download it again") from None
+        return path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        file = path if path.is_file() else packed
+        raise DataError(f"{file}: not a whole gzip file, ends at byte offset {file.stat().st_size} ({error}): download it again"
+                        ) from None
+
+
+def verify(folder: Path, names: tuple[str, ...]) -> None:
+    """DataError unless every file of `names` has the published size and MD5 (idx files: what their .gz holds)."""
+    for name in names:
+        path, (size, md5) = folder / name, PUBLISHED[name]
+        data = _idx_bytes(path) if name.endswith("ubyte") else contents(path, CIFAR_SOURCE)
+        if len(data) != size:
+            raise DataError(f"{path}: ends at byte offset {len(data)}, the published file at {size}: unpack it again")
+        published(path, data, size, md5)
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    """An idx file (or its .gz) of unsigned bytes."""
+    raw = _idx_bytes(path)
     if path.name in PUBLISHED:
         published(path, raw, *PUBLISHED[path.name])
     dims = raw[3] if len(raw) > 3 else 0
