@@ -155,13 +155,21 @@ class Masked:
     layer: str
     events_kept: float
     cycles_kept: float
-    fire_bound: bool
-    """the fire unit, not the array, sets its pace after masking"""
+    cycles: int
+    """with the mask"""
+    over_bound: float
+    """these over the layer's bound: ceil(events / 2) for each token and plane"""
+    paced_by: str
+    """with the mask: "events"; "fire unit"; "memory" (external)"""
 
     @property
     def excess(self) -> float:
         """Cycles kept over events kept: 1 is proportional."""
         return self.cycles_kept / self.events_kept
+
+
+FIRE_SHARE, STALL_SHARE = 0.8, 0.03
+"""A layer is paced by the fire unit, or by external memory, when these account for more of its cycles than this."""
 
 
 def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingConfig, ratio: float) -> list[Masked]:
@@ -179,7 +187,17 @@ def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingCo
         steps = [step for step in program.steps if step.layer == name and step.kind == Kind.GEMM]
         if not steps:
             continue
-        pace = sum((step.fields["spacing"] + 1) * (step.fields["tokens_x"] + 1) * (step.fields["tokens_y"] + 1) for step in steps)
-        out.append(Masked(name, low[name].events / high[name].events, low[name].cycles / high[name].cycles,
-                          pace > 0.8 * low[name].cycles))
+        found = low[name]
+        firing = sum((step.fields["spacing"] + 1) * (step.fields["tokens_x"] + 1) * (step.fields["tokens_y"] + 1) for step in steps)
+        pace = ("memory" if found.stalls > STALL_SHARE * found.cycles else
+                "fire unit" if firing > FIRE_SHARE * found.cycles else "events")
+        out.append(Masked(name, found.events / high[name].events, found.cycles / high[name].cycles, found.cycles,
+                          found.cycles / found.bound, pace))
     return out
+
+
+def proportion(layers: Sequence[Masked]) -> float:
+    """Cycles kept over events kept, all `layers` together (each weighs as much as its cycles did without the mask)."""
+    before = [layer.cycles / layer.cycles_kept for layer in layers]
+    events = sum(layer.events_kept * cycles for layer, cycles in zip(layers, before, strict=True))
+    return sum(layer.cycles for layer in layers) / events
