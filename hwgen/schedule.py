@@ -34,7 +34,7 @@ class LayerCycles:
     bound: int
     """cycles that the weight memory's read ports need for these events"""
     stalls: int = 0
-    """cycles in which only external memory kept a descriptor waiting"""
+    """of the cycles, those in which only external memory kept the next descriptor waiting"""
 
 
 def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory: MemoryTiming | None = None) -> list[LayerCycles]:
@@ -49,13 +49,13 @@ def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory:
         starts, stalls = run_timeline(program, [cost.cycles for cost in costs], memory or MemoryTiming())
     else:
         starts = [FETCH_CYCLES + sum(cost.cycles for cost in costs[:index]) for index in range(len(costs) + 1)]
-        stalls = [0] * len(costs)
+        stalls = [0] * (len(costs) + 1)
     out: dict[str, LayerCycles] = {}
     for index, (step, cost) in enumerate(zip(program.steps, costs, strict=False)):
         cycles = starts[index + 1] - (starts[index] if index else 0)
         before = out.get(step.layer, LayerCycles(step.layer, 0, 0, 0))
         out[step.layer] = LayerCycles(step.layer, before.cycles + cycles, before.events + cost.events, before.bound + cost.bound,
-                                      before.stalls + stalls[index])
+                                      before.stalls + stalls[index + 1] + (stalls[0] if index == 0 else 0))
     return list(out.values())
 
 

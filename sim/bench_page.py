@@ -59,8 +59,8 @@ def _lines(figures: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]
         ours = found["ways"][4]["cycles"]
         lines += [f"| {way['name']} | {way['cycles']:,.0f} | {way['cycles'] / ours:.2f} | {way['events']:,.0f} | "
                   f"{'-' if way['energy_pj'] is None else format(way['energy_pj'] / 1e6, '.1f')} |" for way in found["ways"]]
-        lines += ["", "| masked layer (RSM 75 %) | events kept | cycles kept | cycles over events | cycles over the bound | paced by |"]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += ["", "| masked layer (RSM 75 %) | events kept | cycles kept | cycles over events | cycles over the bound | "
+                      "paced by |", "|---|---|---|---|---|---|"]
         lines += [_masked("cifar10-tiny", layer) for layer in found["masked_layers"]]
         large = found["masked_layers_swin_t"]
         cycles = sum(layer["cycles"] for layer in large)

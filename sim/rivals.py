@@ -188,7 +188,7 @@ def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingCo
         if not steps:
             continue
         found = low[name]
-        firing = sum((step.fields["spacing"] + 1) * (step.fields["tokens_x"] + 1) * (step.fields["tokens_y"] + 1) for step in steps)
+        firing = sum((f["spacing"] + 1) * (f["tokens_x"] + 1) * (f["tokens_y"] + 1) for f in (step.fields for step in steps))
         pace = ("memory" if found.stalls > STALL_SHARE * found.cycles else
                 "fire unit" if firing > FIRE_SHARE * found.cycles else "events")
         out.append(Masked(name, found.events / high[name].events, found.cycles / high[name].cycles, found.cycles,
