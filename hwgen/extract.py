@@ -97,8 +97,9 @@ class Extractor(wiring.Component):
             for low in range(0, lanes, COUNTED):
                 chunk = list(picked[low:low + COUNTED])
                 counts.append(Signal(range(len(chunk) + 1), name=f"count{p}_{low}"))
+                ones = popcount(m, chunk, f"count{p}_{low}")
                 with m.If(advance):
-                    m.d.sync += counts[-1].eq(popcount(m, chunk, f"count{p}_{low}"))
+                    m.d.sync += counts[-1].eq(ones)
             count = Signal(range(lanes + 1), name=f"count{p}")
             with m.If(advance):
                 m.d.sync += [picked.eq(Cat(self.word[lane * planes + p] for lane in range(lanes))
