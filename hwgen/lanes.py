@@ -1,8 +1,8 @@
 """Lane array: `lanes` accumulators that add the weight rows of each cycle's events; no multiplier.
 
-Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later and are
-taken over (a block RAM's output is late: it goes straight to a register); they are summed in the cycle after, and in the
-accumulators from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + LATENCY).
+Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later (0 where
+there is no event) and are taken over (they have come a long way); they are summed in the cycle after, and in the accumulators
+from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + LATENCY).
 """
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -34,24 +34,21 @@ class LaneArray(wiring.Component):
         for port in range(cfg.rows_per_cycle):
             m.d.comb += [self.address[port].eq(self.events.row[port]),
                          self.en[port].eq(self.events.valid & self.events.event[port])]
-        flags, valid, event = self.events.flags, self.events.valid, self.events.event.as_value()
+        flags, valid = self.events.flags, self.events.valid
         for stage in range(1, self.LATENCY):
             later_flags, later_valid = Signal(FLAGS, name=f"flags{stage}"), Signal(name=f"valid{stage}")
-            later_event = Signal(cfg.rows_per_cycle, name=f"event{stage}")
-            m.d.sync += [later_flags.eq(flags), later_valid.eq(valid), later_event.eq(event)]
-            flags, valid, event = later_flags, later_valid, later_event
-            if stage == READ + 1:
-                summed = event  # which rows are there
+            m.d.sync += [later_flags.eq(flags), later_valid.eq(valid)]
+            flags, valid = later_flags, later_valid
         m.d.sync += self.ready.eq(valid & flags.last)
         for lane in range(cfg.lanes):
             weights: list[Value] = []
             for port in range(cfg.rows_per_cycle):
-                taken = Signal(width, name=f"row{port}_{lane}")
+                taken = Signal(signed(width), name=f"row{port}_{lane}", reset_less=True)
                 m.d.sync += taken.eq(self.row[port][lane * width:(lane + 1) * width])
-                weights.append((taken & summed[port].replicate(width)).as_signed())
-            total = Signal(signed(width + 1), name=f"sum{lane}")
+                weights.append(taken)
+            total = Signal(signed(width + 1), name=f"sum{lane}", reset_less=True)
             m.d.sync += total.eq(sum(weights[1:], weights[0]))
-            acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}")
+            acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}", reset_less=True)
             base = Signal(signed(cfg.acc_bits), name=f"base{lane}")
             m.d.comb += [base.eq(Mux(flags.load, 0, Mux(flags.double, acc << 1, acc))), self.acc[lane].eq(acc)]
             # base +/- total in one adder: complement, and a carry in from a bit below

@@ -31,7 +31,8 @@ def write_signature(bits: int, width: int) -> Signature:
     return Signature({"address": Out(bits), "en": Out(1), "data": Out(width)})
 
 
-def _check(width: int, depth: int, init: Sequence[int]) -> None:
+def check_words(width: int, depth: int, init: Sequence[int]) -> None:
+    """ValueError unless the words `init` fit a memory of `depth` words of `width` bits."""
     if width < 1:
         raise ValueError(f"a memory word needs at least 1 bit, not {width!r}")
     address_bits(depth)
@@ -55,7 +56,7 @@ class RowMemory(wiring.Component):
 
     def __init__(self, *, width: int, depth: int, ports: int = 2, loadable: bool = True,
                  init: Sequence[int] = ()) -> None:
-        _check(width, depth, init)
+        check_words(width, depth, init)
         if ports < 1:
             raise ValueError(f"a row memory needs at least 1 read port, not {ports!r}")
         self.width, self.depth, self.ports, self.loadable = width, depth, ports, loadable
@@ -81,7 +82,7 @@ class Scratchpad(wiring.Component):
     """
 
     def __init__(self, *, width: int, depth: int, init: Sequence[int] = ()) -> None:
-        _check(width, depth, init)
+        check_words(width, depth, init)
         self.width, self.depth = width, depth
         self._init = list(init)
         bits = address_bits(depth)
