@@ -6,9 +6,9 @@ doubling and the token's end). The *emitter* takes a vector and names its set bi
 rows; a vector of k events takes max(1, ceil(k/2)) cycles. So zero and masked inputs take no cycle while the queue holds work.
 
 Timing (`hwgen.gemm_cycles` states it as a recurrence): the fetcher's stages move together, and stand still only where a word
-is to be queued and the queue is full. The word issued in cycle c is read in c + 1, its plane is picked in c + 2; it is counted
-in c + 3 and judged in c + 4 (`FETCH_STAGES`), queued at its end, and can be taken by the emitter in c + 5. The rows that the
-emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
+is to be queued and the queue is full. The word issued in cycle c is read in c + 1 and taken over in c + 2 (a block RAM's output
+is late), its plane is picked in c + 3; it is counted in c + 4 and judged in c + 5 (`FETCH_STAGES`), queued at its end, and can be
+taken by the emitter in c + 6. The rows that the emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
 """
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
@@ -20,8 +20,8 @@ from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
 from hwgen.popcount import popcount
 
-FETCH_STAGES = 4
-"""Cycles from a word's issue to its judgement: address, read, pick, count."""
+FETCH_STAGES = 5
+"""Cycles from a word's issue to its judgement: address, read, take over, pick, count."""
 EMIT_STAGES = 2
 """Cycles from naming a vector's events to their rows being on `out`: one-hot, index and address."""
 CHUNK, COUNTED = 4, 16
@@ -72,16 +72,30 @@ class Extractor(wiring.Component):
         for before, after in zip(tags, tags[1:], strict=False):
             with m.If(advance):
                 m.d.sync += after.eq(before)
-        self._walk(m, tags[0], advance)
+        # The counters stop a cycle after the stages: a step that these could not take waits in `skid`. So no path leads from the
+        # queue through all the counters.
+        walked, skid, skidded = (Signal(data.StructLayout({"tag": tag, "address": ADDRESS_BITS}), name=name)
+                                 for name in ("walked", "skid", "skidded"))
+        full = Signal()
+        m.d.comb += [skidded.eq(Mux(full, skid, walked)), tags[0].eq(skidded.tag)]
+        m.d.sync += full.eq(~advance)
+        with m.If(~full):
+            m.d.sync += skid.eq(walked)
+        with m.If(advance):
+            m.d.sync += self.address.eq(skidded.address)
+        self._walk(m, walked, ~full)
         m.d.comb += self.en.eq(tags[1].valid & advance)
 
         # pick the plane
         planes = self.m.planes
+        word = Signal(self.m.word_bits, reset_less=True)
+        with m.If(advance):
+            m.d.sync += word.eq(self.word)
         picked, looked = Signal(self.m.lanes), Signal(self.m.lanes)
-        with m.Switch(tags[2].bit):
+        with m.Switch(tags[3].bit):
             for p in range(planes):
                 with m.Case(p):
-                    m.d.comb += looked.eq(Cat(self.word[lane * planes + p] for lane in range(self.m.lanes)))
+                    m.d.comb += looked.eq(Cat(word[lane * planes + p] for lane in range(self.m.lanes)))
         # count it: with two rows a cycle one event more, for (k + 1) / 2 cycles
         bits, some, push = Signal(self.m.lanes), Signal(), Signal()
         counts = []
@@ -94,9 +108,9 @@ class Extractor(wiring.Component):
             counts.append(count)
         with m.If(advance):
             m.d.sync += [picked.eq(looked), bits.eq(picked), some.eq(picked.any()),
-                         push.eq(tags[3].valid & (picked.any() | tags[3].plane_end))]
+                         push.eq(tags[4].valid & (picked.any() | tags[4].plane_end))]
         # judge
-        judged, entry, total, fresh = tags[4], Signal(vector), Signal(range(self.m.lanes + 2)), Signal(init=1)
+        judged, entry, total, fresh = tags[FETCH_STAGES], Signal(vector), Signal(range(self.m.lanes + 2)), Signal(init=1)
         m.d.comb += [
             total.eq(sum(counts[1:], counts[0])),
             advance.eq(~push | room), queue.w_en.eq(push), queue.w_data.eq(entry),
@@ -110,8 +124,9 @@ class Extractor(wiring.Component):
         with m.If(push & room):
             m.d.sync += fresh.eq(judged.plane_end)  # the next vector is the first of its plane
 
-    def _walk(self, m: Module, tag: data.View, advance: Signal) -> None:
-        """The counters: each cycle's word address (registered) and what must be known of it (`tag`)."""
+    def _walk(self, m: Module, walked: data.View, advance: Value) -> None:
+        """The counters: each cycle's word address and what must be known of it (`tag`)."""
+        tag = walked.tag
         d, planes = self.desc, self.m.planes
         busy, issue = Signal(), Signal()
         x, y, px, py, words, plane = (Countdown(m, name, getattr(d, field)) for name, field in (
@@ -125,9 +140,7 @@ class Extractor(wiring.Component):
                      next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
                      tag.valid.eq(busy), tag.row.eq(row), tag.bit.eq(bit), tag.first_plane.eq(first_plane),
                      tag.negate.eq(d.signed & first_plane), tag.plane_end.eq(plane_end),
-                     tag.token_end.eq(plane_end & plane.last)]
-        with m.If(advance):
-            m.d.sync += self.address.eq(phase + (group + w))
+                     tag.token_end.eq(plane_end & plane.last), walked.address.eq(phase + (group + w))]
         with m.If(self.start):
             for counter in (x, y, px, py, words, plane):
                 counter.begin()

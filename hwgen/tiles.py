@@ -10,6 +10,7 @@ from quantize.layers import Gemm, Residual
 
 Ints = NDArray[np.int64]
 
+
 def tile_rows(layer: Gemm, source: Buffer) -> int:
     """Weight rows of a tile of `layer`: one for each input lane of `source`, by gathered token."""
     return source.rows * (layer.inputs // source.channels if layer.kind == "merge" else 1)
