@@ -73,7 +73,7 @@ class AttentionUnit(wiring.Component):
         q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
 
         for r in range(rows):
-            waiting, now = Signal(lane_bits, name=f"q_waiting{r}"), Signal(lane_bits, name=f"q{r}")
+            waiting, now = (Signal(lane_bits, name=f"{name}{r}", reset_less=True) for name in ("q_waiting", "q"))
             with m.If(fetched[r]):
                 m.d.sync += waiting.eq(q & mask)
             with m.If(issue[1]):

@@ -8,9 +8,9 @@ rows and powers of two: events of different planes go together, so a word of k e
 masked inputs take no cycle while the queue holds work.
 
 Timing (`hwgen.gemm_cycles` states it as a recurrence): the fetcher's stages move together, and stand still only where a word
-is to be queued and the queue is full. The word issued in cycle c is read in c + 1, its planes are picked in c + 2; they are
-counted in c + 3 and c + 4, and judged in c + 5 (`FETCH_STAGES`), queued at its end, and can be taken by the emitter in c + 6. The
-rows that the emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
+is to be queued and the queue is full. The word issued in cycle c is read in c + 1 and taken over in c + 2 (a block RAM's output
+is late), its planes are picked in c + 3; they are counted in c + 4 and c + 5, and judged in c + 6 (`FETCH_STAGES`), queued at its
+end, and can be taken by the emitter in c + 7. The rows that the emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
 """
 from collections.abc import Iterable
 from functools import reduce
@@ -26,8 +26,8 @@ from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
 from hwgen.popcount import popcount
 
-FETCH_STAGES = 5
-"""Cycles from a word's issue to its judgement: address, read, pick, count by lanes, count by planes."""
+FETCH_STAGES = 6
+"""Cycles from a word's issue to its judgement: address, read, take over, pick, count by lanes, count by planes."""
 EMIT_STAGES = 2
 """Cycles from naming a vector's events to their rows being on `out`: one-hot, index and address."""
 COUNTED = 16
@@ -85,30 +85,44 @@ class Extractor(wiring.Component):
         for before, after in zip(tags, tags[1:], strict=False):
             with m.If(advance):
                 m.d.sync += after.eq(before)
-        self._walk(m, tags[0], advance)
+        # The counters stop a cycle after the stages: a step that these could not take waits in `skid`. So no path leads from the
+        # queue through all the counters.
+        walked, skid, skidded = (Signal(data.StructLayout({"tag": tag, "address": ADDRESS_BITS}), name=name)
+                                 for name in ("walked", "skid", "skidded"))
+        full = Signal()
+        m.d.comb += [skidded.eq(Mux(full, skid, walked)), tags[0].eq(skidded.tag)]
+        m.d.sync += full.eq(~advance)
+        with m.If(~full):
+            m.d.sync += skid.eq(walked)
+        with m.If(advance):
+            m.d.sync += self.address.eq(skidded.address)
+        self._walk(m, walked, ~full)
         m.d.comb += self.en.eq(tags[1].valid & advance)
 
+        word = Signal(self.m.word_bits, reset_less=True)
+        with m.If(advance):
+            m.d.sync += word.eq(self.word)
         entry, push, some, fresh = Signal(vector), Signal(), Signal(planes), Signal(init=1)
-        bits = []  # of a plane: picked, being counted
+        bits = []  # of a plane, being counted
         for p in range(planes):
-            picked, counted, judged_bits = (Signal(lanes, name=f"{stage}{p}") for stage in ("picked", "counted", "judged"))
+            picked, counted, judged_bits = (Signal(lanes, name=f"{stage}{p}", reset_less=True)
+                                            for stage in ("picked", "counted", "judged"))
             bits.append(counted)
             counts = []
             for low in range(0, lanes, COUNTED):
                 chunk = list(picked[low:low + COUNTED])
-                counts.append(Signal(range(len(chunk) + 1), name=f"count{p}_{low}"))
+                counts.append(Signal(range(len(chunk) + 1), name=f"count{p}_{low}", reset_less=True))
                 ones = popcount(m, chunk, f"count{p}_{low}")
                 with m.If(advance):
                     m.d.sync += counts[-1].eq(ones)
-            count = Signal(range(lanes + 1), name=f"count{p}")
+            count = Signal(range(lanes + 1), name=f"count{p}", reset_less=True)
             with m.If(advance):
-                m.d.sync += [picked.eq(Cat(self.word[lane * planes + p] for lane in range(lanes))
-                                       & tags[2].taken[p].replicate(lanes)),
+                m.d.sync += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & tags[3].taken[p].replicate(lanes)),
                              counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
                              count.eq(sum(counts[1:], counts[0]))]
             m.d.comb += [entry.bits[p].eq(judged_bits), entry.count[p].eq(count)]
         with m.If(advance):
-            m.d.sync += push.eq(tags[4].valid & (Cat(bits).any() | tags[4].pass_end))
+            m.d.sync += push.eq(tags[FETCH_STAGES - 1].valid & (Cat(bits).any() | tags[FETCH_STAGES - 1].pass_end))
         judged = tags[FETCH_STAGES]
         m.d.comb += [
             advance.eq(~push | room), queue.w_en.eq(push), queue.w_data.eq(entry), entry.row.eq(judged.row), entry.some.eq(some),
@@ -118,8 +132,9 @@ class Extractor(wiring.Component):
         with m.If(push & room):
             m.d.sync += fresh.eq(judged.pass_end)  # the next word is the first of its pass
 
-    def _walk(self, m: Module, tag: data.View, advance: Signal) -> None:
-        """The counters: each cycle's word address (registered) and what must be known of it (`tag`)."""
+    def _walk(self, m: Module, walked: data.View, advance: Value) -> None:
+        """The counters: each cycle's word address and what must be known of it (`tag`)."""
+        tag = walked.tag
         d, planes = self.desc, self.m.planes
         busy, issue = Signal(), Signal()
         x, y, px, py, words, passes = (Countdown(m, name, getattr(d, field)) for name, field in (
@@ -137,9 +152,7 @@ class Extractor(wiring.Component):
                      next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
                      tag.valid.eq(busy), tag.row.eq(row), tag.taken.eq(taken), tag.first_pass.eq(first_pass), tag.shift.eq(shift),
                      tag.negate.eq(d.signed & first_pass), tag.pass_end.eq(pass_end),
-                     tag.token_end.eq(pass_end & passes.last)]
-        with m.If(advance):
-            m.d.sync += self.address.eq(phase + (group + w))
+                     tag.token_end.eq(pass_end & passes.last), walked.address.eq(phase + (group + w))]
         with m.If(self.start):
             for counter in (x, y, px, py, words, passes):
                 counter.begin()
@@ -217,7 +230,7 @@ class Extractor(wiring.Component):
             both = ~(exhausted & entry.total[0])  # with one event left port 0 takes it
             m.d.sync += named.plane[1].eq(outer[1] & both.replicate(planes))
         for port in range(rows):
-            hot = Signal(lanes, name=f"hot{port}")
+            hot = Signal(lanes, name=f"hot{port}", reset_less=True)
             m.d.sync += [hot.eq(looked[port] & ~kept[port]), self.out.row[port].eq(row + _index(hot))]
 
 

@@ -59,7 +59,7 @@ class FireUnit(wiring.Component):
                                      "stream": ADDRESS_BITS})
 
         # Sequencing: one group a cycle out of a buffer that was loaded when the accumulators were ready.
-        buffer = Signal(data.ArrayLayout(signed(cfg.acc_bits), cfg.lanes))
+        buffer = Signal(data.ArrayLayout(signed(cfg.acc_bits), cfg.lanes), reset_less=True)
         left, group = Signal(8), Signal(7)
         row, column = Signal(10), Signal(10)
         stream = Signal(ADDRESS_BITS)
@@ -198,7 +198,7 @@ class FireUnit(wiring.Component):
         cfg, d = self.m, self.desc
         lanes, b, words = cfg.fire_lanes, cfg.planes, value_words(cfg)
         word_type = data.ArrayLayout(words * b, cfg.lanes)
-        collect, merged, ready = Signal(word_type), Signal(word_type), Signal(word_type)
+        collect, merged, ready = Signal(word_type, reset_less=True), Signal(word_type), Signal(word_type, reset_less=True)
         with m.If(~ctl.first):
             m.d.comb += merged.eq(collect)
         with m.Switch(ctl.group):
@@ -225,7 +225,7 @@ class FireUnit(wiring.Component):
 
 
 def _registered(m: Module, value: object, shape: object, name: str, lane: int) -> Signal:
-    signal = Signal(shape, name=f"{name}_{lane}")
+    signal = Signal(shape, name=f"{name}_{lane}", reset_less=True)
     m.d.sync += signal.eq(value)
     return signal
 
@@ -239,7 +239,7 @@ def _clamped(value: Value, top: Value, high: Value) -> Value:
 
 def _taken_over(m: Module, value: data.View, name: str) -> data.View:
     """`value` one cycle later."""
-    signal = Signal(value.shape(), name=name)
+    signal = Signal(value.shape(), name=name, reset_less=True)
     m.d.sync += signal.eq(value)
     return signal
 
@@ -254,7 +254,7 @@ def _delayed(m: Module, value: Signal, stages: int, name: str) -> list[Signal]:
     """`value` after 0 .. `stages` cycles."""
     chain = [value]
     for stage in range(1, stages + 1):
-        signal = Signal.like(value, name=f"{name}{stage}")
+        signal = Signal.like(value, name=f"{name}{stage}", reset_less=True)
         m.d.sync += signal.eq(chain[-1])
         chain.append(signal)
     return chain

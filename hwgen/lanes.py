@@ -1,9 +1,9 @@
 """Lane array: `lanes` accumulators that add the weight rows of each cycle's events; no multiplier.
 
-Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later and are
-taken over (a block RAM's output is late: it goes straight to a register); they are shifted to their planes in the cycle after,
-then summed, and in the accumulators from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows
-in `acc` (c + LATENCY).
+Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later (0 where
+there is no event) and are taken over (they have come a long way); they are shifted to their planes in the cycle after, then
+summed, and in the accumulators from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows in
+`acc` (c + LATENCY).
 """
 from functools import reduce
 from operator import or_
@@ -51,16 +51,16 @@ class LaneArray(wiring.Component):
         for lane in range(cfg.lanes):
             weights: list[Value] = []
             for port in range(cfg.rows_per_cycle):
-                taken = Signal(width, name=f"row{port}_{lane}")
+                taken = Signal(signed(width), name=f"row{port}_{lane}", reset_less=True)
                 m.d.sync += taken.eq(self.row[port][lane * width:(lane + 1) * width])
-                shifted = Signal(signed(shifted_bits), name=f"shifted{port}_{lane}")
+                shifted = Signal(signed(shifted_bits), name=f"shifted{port}_{lane}", reset_less=True)
                 m.d.sync += shifted.eq(reduce(or_, (
                     Cat(Const(0, p), taken, taken[-1].replicate(cfg.planes - 1 - p)) & planes[port][p].replicate(shifted_bits)
                     for p in range(cfg.planes))))
                 weights.append(shifted)
-            total = Signal(signed(shifted_bits + 1), name=f"sum{lane}")
+            total = Signal(signed(shifted_bits + 1), name=f"sum{lane}", reset_less=True)
             m.d.sync += total.eq(sum(weights[1:], weights[0]))
-            acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}")
+            acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}", reset_less=True)
             base = Signal(signed(cfg.acc_bits), name=f"base{lane}")
             m.d.comb += [base.eq(Mux(flags.load, 0, Mux(flags.shift, acc << cfg.planes, acc))), self.acc[lane].eq(acc)]
             # base +/- total in one adder: complement, and a carry in from a bit below

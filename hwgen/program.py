@@ -17,7 +17,7 @@ from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BIT
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.limits import CompileError, check_fits, needs
 from hwgen.steps import Images, Ints, Part, Program, Step
-from hwgen.tiles import fire_parameters, weight_rows
+from hwgen.tiles import fire_parameters, tile_rows, weight_rows
 from model.config import MaskingConfig
 from model.masking import LEAP, ROW_DRAWS, jump_polynomial, mask_rows
 from quantize.formats import PIXEL_BITS
@@ -85,6 +85,7 @@ class Compiler:
         """The whole program."""
         self.buffers = buffers = self._placed(self._buffers())
         self.stream_words: dict[str, int] = {}
+        self._place_weights()
         image = buffers["image"]
         self._image(image, self._part(image), more=False)
         source = image
@@ -133,6 +134,20 @@ class Compiler:
             bits, is_signed = (planes.bits, True) if planes else (m.planes, False)
             out[layer.name] = Buffer(layer.name, layer.tokens, bits, is_signed, m.planes, channels)
         return out
+
+    def _place_weights(self) -> None:
+        """Weight rows of every tile, the tiles with few channels last: the last banks of the memory may then be narrow."""
+        self.weight_bases: dict[tuple[str, int], int] = {}
+        tiles = []
+        source = self.buffers["image"]
+        for layer in self.network.layers:
+            if isinstance(layer, Gemm):
+                tiles += [((layer.name, tile), int((channels >= 0).sum()), weight_rows(self.machine, layer, source, channels))
+                          for tile, channels in enumerate(self._out_map(layer))]
+            source = self.buffers.get(layer.name, source)
+        for key, _, rows in sorted(tiles, key=lambda entry: -entry[1]):
+            self.weight_bases[key] = len(self.images.weights)
+            self.images.weights += rows
 
     def _placed(self, buffers: dict[str, Buffer]) -> dict[str, Buffer]:
         """Every other buffer moves to the far end of the scratchpad, so that a layer never writes what it reads."""
@@ -208,12 +223,10 @@ class Compiler:
         inputs, outputs = self._part(source), self._part(target) if target else None
         rows = layer.side
         for tile, channels in enumerate(self._out_map(layer)):
-            bases = {"weight_base": len(self.images.weights), "neuron_base": len(self.images.params),
+            bases = {"weight_base": self.weight_bases[layer.name, tile], "neuron_base": len(self.images.params),
                      "branch_base": len(self.images.branches)}
             step = self._tile(layer, tile, inputs, rows, outputs, bases)
-            weights = weight_rows(self.machine, layer, source, channels)
-            step.weight_rows = len(weights)
-            self.images.weights += weights
+            step.weight_rows = tile_rows(layer, source)
             neurons, branches = fire_parameters(self.machine, layer, channels, step.fields["groups"] + 1, self._site(layer)[0])
             self.images.params += neurons
             self.images.branches += branches

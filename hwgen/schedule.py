@@ -19,8 +19,8 @@ from hwgen.sequencer import FETCH_CYCLES
 from hwgen.steps import Part, Program, Step
 from hwgen.timeline import MemoryTiming, run_timeline
 
-RESULT_LATENCY = 3
-"""Cycles from the first group of logits to their first beat."""
+RESULT_LATENCY = 4
+"""Cycles from the first group of logits to their first beat, and from the last beat to its being known."""
 
 
 @dataclass(frozen=True, slots=True)

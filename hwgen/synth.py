@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hwgen import netlist
 from hwgen.emit import TOP, Build
 from hwgen.files import digest, json_text, write_if_changed
 from hwgen.synth_devices import DEVICES, Device
@@ -139,8 +140,9 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
                f"read_verilog {os.path.relpath(build.verilog, folder)} wrapper.v; {script}; tee -q -o cells.json stat -json"]
     with tqdm(total=1 + (len(seeds) if router else 0), unit="step", desc=f"{build.folder.name} on {device.name}",
               disable=not sys.stderr.isatty()) as bar:
-        key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name])
-        seconds = _step(folder, "netlist.json", key, lambda: _run(command, folder, "yosys.log"))
+        key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name],
+                     Path(netlist.__file__).read_bytes() if device.router else b"")
+        seconds = _step(folder, "netlist.json", key, lambda: _netlist(command, folder, bool(device.router)))
         bar.update()
         cells = _cells(folder / "cells.json")
         routed = []
@@ -184,6 +186,14 @@ def report_text(report: dict[str, Any], device: Device) -> str:
     for name, number in report["placed"].items():
         lines.append(f"  placed {name:<25}{number:>8}")
     return "\n".join([*lines, *(f"  {name}: {version}" for name, version in report["versions"].items())]) + "\n"
+
+
+def _netlist(command: list[str], folder: Path, improve: bool) -> None:
+    """Yosys, and what `hwgen.netlist` does before a netlist is placed; then cells.json is what came of it."""
+    _run(command, folder, "yosys.log")
+    if improve:
+        cells = netlist.improve(folder / "netlist.json.part", WRAPPER)
+        write_if_changed(folder / "cells.json", json_text({"design": {"num_cells_by_type": cells}}))
 
 
 def _step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:

@@ -17,7 +17,7 @@ from hwgen.attention import AttentionUnit
 from hwgen.attention_desc import AttentionDescriptor
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
-from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Kind, Memory, layout
+from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
 from hwgen.dma import Dma, axi_signature
 from hwgen.gemm import GemmEngine
 from hwgen.loader import Loader
@@ -181,6 +181,8 @@ class Accelerator(wiring.Component):
         ]
 
         # Sequencer and counters
+        results_idle = Signal()  # a cycle late, and never idle while a group is on its way
+        m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid)
         cycles, events = Signal(64), Signal(64)
         with m.If(csr.start):
             m.d.sync += [cycles.eq(0), events.eq(0)]
@@ -194,7 +196,7 @@ class Accelerator(wiring.Component):
             sequencer.seed.eq(csr.mask_seed),
             sequencer.failed.eq(csr.failed),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
-            sequencer.results_idle.eq(result.idle & ~gemm.logits.valid),
+            sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),
             csr.busy.eq(sequencer.busy | draining),
             csr.done.eq(sequencer.finished),
             csr.image_done.eq(sequencer.image_done),
@@ -226,8 +228,7 @@ class Accelerator(wiring.Component):
         )
 
         # Scratchpads and memories: one unit at a time
-        in_gemm, in_attention = Signal(), Signal()
-        m.d.comb += [in_gemm.eq(sequencer.header.kind == Kind.GEMM), in_attention.eq(sequencer.header.kind == Kind.ATTENTION)]
+        in_gemm, in_attention = sequencer.in_gemm, sequencer.in_attention
         m.d.comb += [
             spikes.read.address.eq(Mux(in_attention, attention.spike_read.address, gemm.spike_read.address)),
             spikes.read.en.eq(Mux(in_attention, attention.spike_read.en, gemm.spike_read.en)),
