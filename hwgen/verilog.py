@@ -11,12 +11,14 @@ from typing import Any
 from amaranth.back import rtlil, verilog
 from amaranth.hdl import Elaboratable
 
+from hwgen import clock_gate
 from hwgen.clocked import clocked
 
 
 def convert(design: Elaboratable, name: str) -> str:
     """The Verilog text of `design` as module `name`, without source locations, so that it is the same on every machine."""
-    return clocked(converted(design, name))
+    text = clocked(converted(design, name))
+    return text + clock_gate.VERILOG if f"  {clock_gate.GATE} " in text else text
 
 
 def converted(design: Elaboratable, name: str) -> str:
