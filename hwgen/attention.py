@@ -16,6 +16,9 @@ from hwgen.config import MachineConfig
 from hwgen.memory import read_signature, write_signature
 from model.masking import WIDTH
 
+AT_REST = 64
+"""Cycles after `done` by which every stage is empty: more than the pipeline is long."""
+
 
 class AttentionUnit(wiring.Component):
     """Runs one attention layer: q, k, v counts in the spike scratchpad -> output counts in the spike scratchpad.

@@ -42,7 +42,7 @@ class GemmEngine(wiring.Component):
             extract.start.eq(self.start), extract.desc.eq(self.desc), extract.word.eq(self.spike_read.data),
             self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en),
             lanes.events.eq(extract.out),
-            self.events.eq(Mux(extract.out.valid, sum(extract.out.event[port] for port in range(self.m.rows_per_cycle)), 0)),
+            self.events.eq(Mux(extract.out.valid, sum(plane.any() for plane in extract.out.plane), 0)),
             fire.start.eq(self.start), fire.desc.eq(self.desc), fire.masked.eq(self.masked),
             fire.mask_state.eq(self.mask_state), fire.override.eq(self.override),
             fire.override_ratio.eq(self.override_ratio), fire.acc.eq(lanes.acc), fire.ready.eq(lanes.ready),

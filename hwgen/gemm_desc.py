@@ -21,7 +21,7 @@ def walk(m: MachineConfig, layer: Gemm, source: Buffer, base: int, rows: int, pl
     fields = {
         "in_base": base, "words": source.words - 1, "group_step": source.words,
         "first_group": top // m.planes * source.words, "first_bit": top % m.planes,
-        "planes_less_one": top, "signed": int(source.signed),
+        "passes_less_one": top // m.planes + int(source.signed and top % m.planes > 0), "signed": int(source.signed),
         "tokens_x": layer.side - 1, "tokens_y": rows - 1, "token_step": word, "row_step": word,
         "phases_x": 0, "phases_y": 0, "off_x": 0, "off_y": 0,
         "row_word_step": source.row_step, "row_phase_step": source.rows if layer.kind == "merge" else 0,

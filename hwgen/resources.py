@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hwgen.config import MachineConfig
-from hwgen.memory import BLOCK_RAM, column_bits
 from hwgen.descriptors import Memory
+from hwgen.memory import BLOCK_RAM, column_bits
 from hwgen.registers import LoadTarget
 from hwgen.shapes import local_shapes, memory_shapes
 from hwgen.weights import BANK_ROWS, SLICE_BITS

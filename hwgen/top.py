@@ -9,12 +9,13 @@ removes them.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import DomainRenamer, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from hwgen.attention import AttentionUnit
+from hwgen.attention import AT_REST, AttentionUnit
 from hwgen.attention_desc import AttentionDescriptor
+from hwgen.clock_gate import gated_domain
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
 from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
@@ -100,7 +101,8 @@ class Accelerator(wiring.Component):
         m.submodules.csr, m.submodules.loader, m.submodules.result = csr, loader, result
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.gemm = ResetInserter(stop)(gemm)
-        m.submodules.attention = ResetInserter(stop)(attention)
+        gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, AT_REST)
+        m.submodules.attention = DomainRenamer("attention")(ResetInserter(stop)(attention))
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
         m.d.comb += [stop.eq(csr.abort | halted), loader.abort.eq(stop), result.flush.eq(stop)]

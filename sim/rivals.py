@@ -6,7 +6,7 @@ Every way walks the same tiles with the same fire unit and attention unit; only 
   step taken (one plane a step for counts; pixels and the residual into merging and head are multi-bit in each step);
 * the same, kinder: layers whose input is multi-bit (embedding, merging, head) run once, not in each step;
 * dense bit-serial: every bit plane of every input: the equal-bit quantised ANN on this array, the honest rival;
-* rate-coded, zero-skip: counts as up to L unary spikes, zeros skipped;
+* rate-coded, zero-skip: counts as up to L unary spikes, zeros skipped; as many steps to a word as this machine has planes;
 * phase-coded, zero-skip: this machine;
 * the same with Random Spike Masking.
 """
@@ -55,7 +55,7 @@ def unary_counts(program: Program, step: Step, values: NDArray[np.integer], plan
     """Events [tokens, planes, words] of a GEMM step whose input counts are sent as unary spikes: plane t holds counts > t."""
     assert step.inputs is not None
     machine = program.machine
-    fields = step.fields | {"planes_less_one": 0, "first_group": 0, "first_bit": 0}
+    fields = step.fields | {"passes_less_one": 0, "first_group": 0, "first_bit": 0}
     memory = np.zeros((program_depth(program), machine.lanes), np.int64)
     out = []
     for plane in range(planes):
@@ -91,10 +91,7 @@ def unary_cycles(program: Program, values: Values, *, dense: bool) -> tuple[int,
                 place_part(program, step.inputs, given, memory)
                 counts = vectors(step.fields, program.machine, memory)
             known = step.inputs, counts
-        fields = step.fields
-        if _counts_in(program, step):
-            fields = fields | {"planes_less_one": levels - 1}
-        cost = gemm_cycles(fields, program.machine, known[1])
+        cost = gemm_cycles(step.fields, program.machine, known[1])
         total, events = total + dispatched(step, cost.cycles), events + cost.events
     return total, events
 
@@ -114,7 +111,7 @@ def stepped_cycles(program: Program, *, multibit_once: bool) -> tuple[int, int]:
         assert step.inputs is not None
         fields, counts_in = step.fields, _counts_in(program, step)
         if counts_in:
-            fields = fields | {"planes_less_one": 0, "first_group": 0, "first_bit": 0}
+            fields = fields | {"passes_less_one": 0, "first_group": 0, "first_bit": 0}
         place_part(program, step.inputs, full[step.inputs.name], memory)
         cost = gemm_cycles(fields, program.machine, vectors(fields, program.machine, memory))
         times = 1 if multibit_once and not counts_in else levels
@@ -158,13 +155,21 @@ class Masked:
     layer: str
     events_kept: float
     cycles_kept: float
-    fire_bound: bool
-    """the fire unit, not the array, sets its pace after masking"""
+    cycles: int
+    """with the mask"""
+    over_bound: float
+    """these over the layer's bound: ceil(events / 2) for each token and plane"""
+    paced_by: str
+    """with the mask: "events"; "fire unit"; "memory" (external)"""
 
     @property
     def excess(self) -> float:
         """Cycles kept over events kept: 1 is proportional."""
         return self.cycles_kept / self.events_kept
+
+
+FIRE_SHARE, STALL_SHARE = 0.8, 0.03
+"""A layer is paced by the fire unit, or by external memory, when these account for more of its cycles than this."""
 
 
 def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingConfig, ratio: float) -> list[Masked]:
@@ -182,7 +187,17 @@ def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingCo
         steps = [step for step in program.steps if step.layer == name and step.kind == Kind.GEMM]
         if not steps:
             continue
-        pace = sum((step.fields["spacing"] + 1) * (step.fields["tokens_x"] + 1) * (step.fields["tokens_y"] + 1) for step in steps)
-        out.append(Masked(name, low[name].events / high[name].events, low[name].cycles / high[name].cycles,
-                          pace > 0.8 * low[name].cycles))
+        found = low[name]
+        firing = sum((f["spacing"] + 1) * (f["tokens_x"] + 1) * (f["tokens_y"] + 1) for f in (step.fields for step in steps))
+        pace = ("memory" if found.stalls > STALL_SHARE * found.cycles else
+                "fire unit" if firing > FIRE_SHARE * found.cycles else "events")
+        out.append(Masked(name, found.events / high[name].events, found.cycles / high[name].cycles, found.cycles,
+                          found.cycles / found.bound, pace))
     return out
+
+
+def proportion(layers: Sequence[Masked]) -> float:
+    """Cycles kept over events kept, all `layers` together (each weighs as much as its cycles did without the mask)."""
+    before = [layer.cycles / layer.cycles_kept for layer in layers]
+    events = sum(layer.events_kept * cycles for layer, cycles in zip(layers, before, strict=True))
+    return sum(layer.cycles for layer in layers) / events
