@@ -175,21 +175,22 @@ class Extractor(wiring.Component):
                     px.step()
                     with m.If(~px.last):
                         m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x)]
-                    with m.Else():
-                        passes.step()
-                        with m.If(~passes.last):
-                            m.d.sync += [column.eq(token), phase.eq(token), first_pass.eq(0)]
-                            with m.If(first_pass & d.signed & (lower != 0)):  # the sign plane's group again
-                                m.d.sync += taken.eq(lower)
-                            with m.Else():
-                                m.d.sync += [taken.eq(~0), group.eq(group - d.group_step), shift.eq(1)]
-                        with m.Else():
-                            x.step()
-                            m.d.sync += [*first, token.eq(next_token), column.eq(next_token), phase.eq(next_token)]
-                            with m.If(x.last):
-                                y.step()
-                                with m.If(y.last):
-                                    m.d.sync += busy.eq(0)
+            # not nested deeper: few of these conditions hang on each other, and much hangs on them
+            with m.If(pass_end):
+                passes.step()
+            with m.If(pass_end & ~passes.last):
+                m.d.sync += [column.eq(token), phase.eq(token), first_pass.eq(0)]
+                with m.If(first_pass & d.signed & (lower != 0)):  # the sign plane's group again
+                    m.d.sync += taken.eq(lower)
+                with m.Else():
+                    m.d.sync += [taken.eq(~0), group.eq(group - d.group_step), shift.eq(1)]
+            with m.If(tag.token_end):
+                x.step()
+                m.d.sync += [*first, token.eq(next_token), column.eq(next_token), phase.eq(next_token)]
+            with m.If(tag.token_end & x.last):
+                y.step()
+            with m.If(tag.token_end & x.last & y.last):
+                m.d.sync += busy.eq(0)
 
     def _emit(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
         lanes, planes, rows = self.m.lanes, self.m.planes, self.m.rows_per_cycle
@@ -200,20 +201,21 @@ class Extractor(wiring.Component):
                      take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
         # Port 0 takes the lowest event of the lowest plane that has one, port 1 the highest of the highest (one hot: `outer`).
         outer = [Signal(planes, name=f"plane{port}") for port in range(rows)]
-        kept, looked, left = [], [], []
-        for port in range(rows):
-            bits = Signal(lanes, name=f"looked{port}")
-            m.d.comb += bits.eq(_either(entry.bits[p] & outer[port][p].replicate(lanes) for p in range(planes)))
-            rest = Signal(lanes, name=f"kept{port}")  # all but the one that is named
-            m.d.comb += rest.eq(_without_lowest(bits) if port == 0 else _without_lowest(bits[::-1])[::-1])
-            looked.append(bits)
-            kept.append(rest)
+        # Both are searched for in every plane at once: the choice of the plane would otherwise stand in front of the search.
+        kept: list[list[Signal]] = [[], []]
+        left = []
+        for p in range(planes):
+            for port in range(rows):
+                rest = Signal(lanes, name=f"kept{port}_{p}")  # all but the outermost
+                bits = entry.bits[p]
+                m.d.comb += rest.eq(_without_lowest(bits) if port == 0 else _without_lowest(bits[::-1])[::-1])
+                kept[port].append(rest)
         some = Signal(planes)  # which planes will have events behind this cycle's
         for p in range(planes):
             after = Signal.like(entry.count[p], name=f"after{p}")
             m.d.comb += [after.eq(entry.count[p] - sum((plane[p] for plane in outer[1:]), outer[0][p])), some[p].eq(after != 0)]
             left += [entry.count[p].eq(after), entry.bits[p].eq(_every(
-                (entry.bits[p], *(rest | ~plane[p].replicate(lanes) for rest, plane in zip(kept, outer, strict=True)))))]
+                (entry.bits[p], *(kept[port][p] | ~plane[p].replicate(lanes) for port, plane in enumerate(outer)))))]
         with m.If(take):
             m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
                          *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
@@ -231,7 +233,8 @@ class Extractor(wiring.Component):
             m.d.sync += named.plane[1].eq(outer[1] & both.replicate(planes))
         for port in range(rows):
             hot = Signal(lanes, name=f"hot{port}", reset_less=True)
-            m.d.sync += [hot.eq(looked[port] & ~kept[port]), self.out.row[port].eq(row + _index(hot))]
+            m.d.sync += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & outer[port][p].replicate(lanes) for p in range(planes))),
+                         self.out.row[port].eq(row + _index(hot))]
 
 
 def _either(values: Iterable[Value]) -> Value:

@@ -206,20 +206,20 @@ class FireUnit(wiring.Component):
                 with m.Case(group):
                     for lane, value in enumerate(leaving):
                         m.d.comb += merged[group * lanes + lane].eq(value)
-        left, final = Signal(range(words + 1)), Signal()
+        left, final, finishing = Signal(range(words + 1)), Signal(), Signal()  # finishing: in the last write of all
         token, address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         m.d.comb += [self.spike_write.en.eq(left != 0), self.spike_write.address.eq(address),
                      self.spike_write.data.eq(Cat(ready[lane][:b] for lane in range(cfg.lanes)))]
         with m.If(left != 0):
-            m.d.sync += [left.eq(left - 1), address.eq(address + d.out_word_step)]
+            m.d.sync += [left.eq(left - 1), address.eq(address + d.out_word_step), finishing.eq((left == 2) & final)]
             m.d.sync += [ready[lane].eq(ready[lane] >> b) for lane in range(cfg.lanes)]
-            with m.If((left == 1) & final):
-                m.d.comb += self.done.eq(1)
+        with m.If(finishing):
+            m.d.comb += self.done.eq(1)
         with m.If(ctl.valid):
             m.d.sync += collect.eq(merged)
             with m.If(ctl.last):
                 m.d.sync += [ready.eq(merged), left.eq(d.out_words + 1), address.eq(token), final.eq(ctl.final),
-                             token.eq(token + d.out_step)]
+                             finishing.eq(ctl.final & (d.out_words == 0)), token.eq(token + d.out_step)]
         with m.If(self.start):
             m.d.sync += token.eq(d.out_base)
 

@@ -104,6 +104,7 @@ class Loader(wiring.Component):
         m.submodules.groups = groups = _GroupWriter(self.m, len(self.spike_write.address))
         state, start_waits, in_packet = Signal(_State), Signal(), Signal()
         word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
+        slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
         take, begin, fault = Signal(), Signal(), Signal(8)
         m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
         m.d.sync += [self.error.eq(fault), self.done.eq(0)]
@@ -115,7 +116,8 @@ class Loader(wiring.Component):
         kept = Signal(bus)
         m.d.comb += kept.eq(self.s_axis_tdata)
         with m.If(take):
-            m.d.sync += [word.word_select(slot, bus).eq(kept), slot.eq(slot + 1),
+            m.d.sync += [word.word_select(slot, bus).eq(kept),
+                         slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
                          in_packet.eq(~self.s_axis_tlast)]
         with m.If(self.start):
             m.d.sync += start_waits.eq(1)
@@ -147,7 +149,7 @@ class Loader(wiring.Component):
                                     for byte in range(self.m.bus_bytes)))
         m.d.comb += [
             token_end.eq(beats.last), image_end.eq(beats.last & tokens.last),
-            word_end.eq(token_end | (slot == image_slots - 1)),
+            word_end.eq(token_end | slot_last),
             groups.load.eq(writes), groups.pixels.eq(word[:bus * image_slots]), groups.first.eq(word_start),
             groups.step.eq(self.desc.words), groups.count.eq(self.desc.groups),
             self.spike_write.address.eq(groups.write.address), self.spike_write.en.eq(groups.write.en),
@@ -158,7 +160,8 @@ class Loader(wiring.Component):
             with m.Case(_State.IDLE):
                 beats.begin()
                 tokens.begin()
-                m.d.sync += [word.eq(0), slot.eq(0), target.eq(self.load_target), address.eq(self.load_address),
+                m.d.sync += [word.eq(0), slot.eq(0), slot_last.eq(image_slots == 1),
+                             target.eq(self.load_target), address.eq(self.load_address),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
                 m.d.comb += begin.eq(self.start | start_waits)
                 with m.If(begin):
@@ -190,7 +193,8 @@ class Loader(wiring.Component):
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
-                        m.d.sync += [whole.eq(1), slot.eq(0), word_start.eq(word_address), word_address.eq(word_address + 1)]
+                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(image_slots == 1),
+                                     word_start.eq(word_address), word_address.eq(word_address + 1)]
                     with m.If(token_end):
                         tokens.step()
                         m.d.sync += [token_base.eq(token_base + self.desc.token_words),
