@@ -74,7 +74,8 @@ def random_state(seed: int = 0, *, image: int = 16, channels: int = 3, classes: 
 def swin_index(window: int) -> Tensor:
     """`relative_position_index` as Swin stores it: int64 [w*w, w*w]."""
     place = [(y, x) for y in range(window) for x in range(window)]
-    return torch.tensor([[(a[0] - b[0] + window - 1) * (2 * window - 1) + a[1] - b[1] + window - 1 for b in place] for a in place])
+    return torch.tensor([[(ay - by + window - 1) * (2 * window - 1) + ax - bx + window - 1 for by, bx in place]
+                         for ay, ax in place])
 
 
 def swin_mask(side: int, window: int, shift: int) -> Tensor:

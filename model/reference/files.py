@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model import checkpoint
@@ -99,6 +100,15 @@ def load(path: str | Path, mask_ratio: float = 0.0) -> Reference:
         return from_state_dict(tensors, shape["image_size"], shape["classes"], levels=info["levels"], mask_ratio=mask_ratio)
     except (KeyError, TypeError, ReferenceModelError) as error:
         raise ReferenceModelError(f"{path}: does not hold the network it describes: {error}") from None
+
+
+def is_reference(path: str | Path) -> bool:
+    """Whether `path` is a file of `save` (false where it is anything else, or nothing)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def unmappable(model: Reference) -> list[str]:
