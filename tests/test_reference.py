@@ -1,11 +1,9 @@
-"""The authors' network (model.reference) against an independent transcription of its equations (tests/reference_naive.py).
+"""The authors' network (model.reference) against an independent transcription of its equations (helpers/reference_naive.py).
 
 The issue's bound is 1e-4; in float64 two right implementations agree to rounding, so 1e-9 is asked for here. Wrong
 variants of the transcription, one line changed each, are shown to be seen.
 """
 import contextlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_naive as naive
+import reference_states as states
 import torch
 from torch import Tensor
 
@@ -21,21 +21,7 @@ from model.reference.network import If
 from model.reference.shape import Shape, wanted
 
 torch.set_num_threads(1)
-HERE = Path(__file__).parent
-SOURCE = (HERE / "reference_naive.py").read_text(encoding="utf-8")
-
-
-def _module(name: str) -> ModuleType:
-    """A helper beside this file (tests/ is no package)."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-states, naive = _module("reference_states"), _module("reference_naive")
+SOURCE = Path(naive.__file__).read_text(encoding="utf-8")
 CASES: dict[str, dict[str, Any]] = {
     "shifted windows, MLP norms": dict(seed=1),
     "odd windows, three stages, no MLP norms, no qkv bias": dict(

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_states as states
 import torch
-from test_reference import SMALL, states
 
 from model import checkpoint
 from model.__main__ import main
@@ -21,6 +21,7 @@ from model.reference.pickled import STORAGES, CheckpointFile, UnpickleError, pla
 from quantize.__main__ import main as quantize_main
 
 torch.set_num_threads(1)
+SMALL: dict[str, Any] = dict(seed=4, image=8, patch=1, embedding=4, depths=(2, 2, 1), heads=(2, 1, 2), classes=3)
 FLOAT32 = {**SMALL, "dtype": torch.float32}
 
 
@@ -33,6 +34,9 @@ class CfgNode(dict):  # type: ignore[type-arg]
         self.__dict__["__deprecated_keys__"] = set()
 
 
+CfgNode.__module__ = "yacs.config"
+
+
 @pytest.fixture
 def yacs(monkeypatch: pytest.MonkeyPatch) -> type[CfgNode]:
     """CfgNode under the name that a checkpoint gives it."""
@@ -40,8 +44,6 @@ def yacs(monkeypatch: pytest.MonkeyPatch) -> type[CfgNode]:
     module.CfgNode = CfgNode  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
     monkeypatch.setitem(sys.modules, "yacs.config", module)
-    monkeypatch.setattr(CfgNode, "__module__", "yacs.config")
-    monkeypatch.setattr(CfgNode, "__qualname__", "CfgNode")
     return CfgNode
 
 
@@ -122,7 +124,7 @@ class Evil:
         return self.call
 
 
-@pytest.mark.parametrize(("function", "name"), [(exec, "builtins.exec"), (getattr, "builtins.getattr"),
+@pytest.mark.parametrize(("function", "name"), [(exec, "__builtin__.exec"), (getattr, "__builtin__.getattr"),
                                                 (torch.load, "torch.serialization.load"), (Path, "pathlib")])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_that_names_anything_else_is_refused_unrun(function: Any, name: str, zipped: bool, tmp_path: Path,
@@ -167,14 +169,14 @@ def test_every_cut_and_many_flips_give_one_line_or_the_network(file: Path, yacs:
 
     assert attempt(whole) and attempt(old)
     for data in (whole, old):
-        assert not any(attempt(data[:length]) for length in range(0, len(data) - 1, len(data) // 40))
+        assert not any(attempt(data[:length]) for length in range(0, len(data) - 1, len(data) // 20))
     start = whole.index(b"data.pkl")
     passed = 0
-    for index in range(120):
+    for index in range(60):
         data, base = (bytearray(whole), start) if index % 2 else (bytearray(old), 0)
         data[base + int(random.integers(0, 6000))] ^= int(random.integers(1, 256))
         passed += attempt(bytes(data))
-    assert passed < 90
+    assert passed < 45
 
 
 def test_what_is_no_checkpoint_is_refused(file: Path, tmp_path: Path, yacs: type[CfgNode],
@@ -194,7 +196,7 @@ def test_what_is_no_checkpoint_is_refused(file: Path, tmp_path: Path, yacs: type
     assert "without data.pkl" in said(tmp_path / "other.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"model": 1}))
     assert "not of torch.save" in said(tmp_path / "plain.pth")
-    for value, complaint in (([1], "no dict `model` (found: list)"), ({"state_dict": {}}, "no dict `model` (found: 'state_dict')"),
+    for value, complaint in (([1], "no dict `model` (found: list)"), ({"state_dict": {}}, "no dict `model` (found: state_dict)"),
                              ({"model": {"a": 1}}, "'a', a int, not a tensor"), ({"model": {}}, "it is empty"),
                              ({"model": {"a": torch.ones(1)}}, "lacks patch_embed.proj.weight")):
         torch.save(value, tmp_path / "bad.pth")

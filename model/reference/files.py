@@ -30,25 +30,28 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if not path.is_file():
         raise ReferenceModelError(f"{path}: no such file: give the .pth file of the authors' code")
     try:
-        file = CheckpointFile(path)
-        content = file.content
-        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-            found = ", ".join(repr(key) for key in list(content)[:5]) if isinstance(content, dict) else type(content).__name__
-            raise UnpickleError(f"holds no dict `model` (found: {found or 'nothing'}): give a checkpoint of the authors' code")
-        state = {}
-        for key, ref in content["model"].items():
-            if not isinstance(key, str) or not isinstance(ref, TensorRef):
-                raise UnpickleError(f"its model holds {str(key)[:60]!r}, a {type(ref).__name__}, not a tensor: "
-                                    "save model.state_dict() as `model`")
-            state[key] = _tensor(file, ref)
-        info: dict[str, Any] = {"config": plain(content.get("config"))}
-        for key in ("epoch", "max_accuracy"):
-            value = content.get(key)
-            if isinstance(value, int | float):
-                info[key] = value
-        return state, info
+        with CheckpointFile(path) as file:
+            return _parts(file)
     except UnpickleError as error:
         raise ReferenceModelError(f"{path}: {error}") from None
+
+
+def _parts(file: CheckpointFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    content = file.content
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        found = ", ".join(str(key)[:40] for key in list(content)[:5]) if isinstance(content, dict) else type(content).__name__
+        raise UnpickleError(f"holds no dict `model` (found: {found or 'nothing'}): give a checkpoint of the authors' code")
+    state = {}
+    for key, ref in content["model"].items():
+        if not isinstance(key, str) or not isinstance(ref, TensorRef):
+            raise UnpickleError(f"its model holds {str(key)[:60]!r}, a {type(ref).__name__}, not a tensor: "
+                                "save model.state_dict() as `model`")
+        state[key] = _tensor(file, ref)
+    info: dict[str, Any] = {"config": plain(content.get("config"))}
+    for key in ("epoch", "max_accuracy"):
+        if isinstance(content.get(key), int | float):
+            info[key] = content[key]
+    return state, info
 
 
 def _image_size(info: dict[str, Any], state: dict[str, Tensor]) -> int:

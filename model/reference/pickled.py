@@ -6,7 +6,9 @@ No torch import, and storages are read only when asked for, so an optimiser's st
 """
 import math
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,8 @@ ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 
 STORAGES = {"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
             "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
             "ByteStorage": "uint8", "BoolStorage": "bool"}
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
+"""What zipfile raises on damaged archives."""
 NUMPY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 
 
@@ -166,12 +170,13 @@ def _unpickle(file: IO[bytes]) -> tuple[Any, dict[str, StorageRef]]:
 
 
 class CheckpointFile:
-    """An open checkpoint: `content` is its object with TensorRefs for tensors; `values(ref)` reads one of them."""
+    """An open checkpoint: `content` is its object with TensorRefs for tensors; `values(ref)` reads one of them. Close it."""
 
     def __init__(self, path: str | Path) -> None:
         """UnpickleError (one line, without the path) where the file cannot be read."""
         self.path = Path(path)
         self.prefix = ""
+        self.archive: zipfile.ZipFile | None = None
         self.places: dict[str, int] = {}  # legacy format: file position of each storage
         with self.path.open("rb") as file:
             start = file.read(4)
@@ -185,25 +190,33 @@ class CheckpointFile:
             what = "empty" if not start else f"starts with {start!r}"
             raise UnpickleError(f"not a checkpoint of torch.save ({what}): give the .pth file of the authors' code")
 
+    def __enter__(self) -> "CheckpointFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.archive is not None:
+            self.archive.close()
+
     def _zip(self) -> Any:
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                found = [info for info in archive.infolist() if info.filename.split("/")[1:] == ["data.pkl"]]
-                if len(found) != 1:
-                    raise UnpickleError("a zip archive without data.pkl: not a checkpoint of torch.save; "
-                                        "give the .pth file of the authors' code")
-                self.prefix = found[0].filename.removesuffix("data.pkl")
-                if found[0].file_size > PICKLE_BYTES:
-                    raise UnpickleError(f"its data.pkl has {found[0].file_size} bytes, more than {PICKLE_BYTES}: "
-                                        "save only model and config")
-                order = f"{self.prefix}byteorder"
-                if order in archive.namelist() and archive.read(order) != b"little":
-                    raise UnpickleError("was written on a big-endian machine: save it again on a little-endian one")
-                with archive.open(found[0]) as file:
-                    content, _ = _unpickle(file)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+            archive = self.archive = zipfile.ZipFile(self.path)
+            found = [info for info in archive.infolist() if info.filename.split("/")[1:] == ["data.pkl"]]
+            if len(found) != 1:
+                raise UnpickleError("a zip archive without data.pkl: not a checkpoint of torch.save; "
+                                    "give the .pth file of the authors' code")
+            self.prefix = found[0].filename.removesuffix("data.pkl")
+            if found[0].file_size > PICKLE_BYTES:
+                raise UnpickleError(f"its data.pkl has {found[0].file_size} bytes, more than {PICKLE_BYTES}: "
+                                    "save only model and config")
+            order = f"{self.prefix}byteorder"
+            if order in archive.namelist() and archive.read(order) != b"little":
+                raise UnpickleError("was written on a big-endian machine: save it again on a little-endian one")
+            with archive.open(found[0]) as file:
+                return _unpickle(file)[0]
+        except UnpickleError:
+            raise
+        except DAMAGE as error:
             raise UnpickleError(f"damaged zip archive ({error}): copy the file again") from None
-        return content
 
     def _legacy(self) -> Any:
         with self.path.open("rb") as file:
@@ -231,17 +244,18 @@ class CheckpointFile:
         """The tensor's items, in its shape, copied; bfloat16 as the uint16 of its bits."""
         storage = ref.storage
         size = storage.items * ITEM_BYTES[storage.dtype]
-        if self.prefix:
+        if self.archive is not None:
             name = f"{self.prefix}data/{storage.key}"
             try:
-                with zipfile.ZipFile(self.path) as archive:
-                    info = archive.getinfo(name)
-                    if info.file_size != size or info.compress_type != zipfile.ZIP_STORED:
-                        raise UnpickleError(f"{name} has {info.file_size} bytes, not {size}: copy the file again")
-                    raw = archive.read(info)
+                info = self.archive.getinfo(name)
+                if info.file_size != size or info.compress_type != zipfile.ZIP_STORED:
+                    raise UnpickleError(f"{name} has {info.file_size} bytes, not {size}: copy the file again")
+                raw = self.archive.read(info)
             except KeyError:
                 raise UnpickleError(f"lacks {name}: copy the file again") from None
-            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            except UnpickleError:
+                raise
+            except DAMAGE as error:
                 raise UnpickleError(f"{name} is damaged ({error}): copy the file again") from None
         else:
             if storage.key not in self.places:
