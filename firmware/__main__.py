@@ -1,9 +1,10 @@
-"""Command line: `python -m firmware pack`: the file that a board's firmware loads. Errors are one line on stderr, exit code 2."""
+"""Command line: `python -m firmware pack | build`. Errors are one line on stderr and exit code 2."""
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from firmware.build import PREFIX, FirmwareError, driver, host_compiler, size_of, soc_image
 from hwgen.config import MachineConfig
 from hwgen.files import write_if_changed
 from hwgen.inputs import CompileError, ConfigError, NetworkError, network_arguments, read_inputs
@@ -19,7 +20,17 @@ def parser() -> argparse.ArgumentParser:
     packing.add_argument("--machine", type=Path, metavar="MANIFEST", help="pack for the machine that is on the board: the "
                          "manifest.json of its build (default: the machine of --config)")
     packing.add_argument("-o", "--output", type=Path, help=f"file (default: rtl/build/<config>/network{EXTENSION})")
+    building = commands.add_parser("build", help="compile driver and SoC firmware, tell their sizes")
+    building.add_argument("-o", "--output", type=Path, default=Path("rtl") / "build" / "firmware", help="build folder")
     return top
+
+
+def build_command(args: argparse.Namespace) -> None:
+    """Compile for this machine, then for rv32."""
+    print(f"driver, {host_compiler()}: {size_of(driver(args.output, False), 'size')}")
+    print(f"driver, rv32im: {size_of(driver(args.output, True), f'{PREFIX}size')}")
+    elf = soc_image(args.output)
+    print(f"SoC firmware, rv32im: {size_of(elf, f'{PREFIX}size')}; {elf}")
 
 
 def board_machine(manifest: Path) -> tuple[MachineConfig, int]:
@@ -59,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
     try:
-        pack_command(args)
-    except (ConfigError, NetworkError, CompileError, PackedError) as error:
+        pack_command(args) if args.command == "pack" else build_command(args)
+    except (ConfigError, NetworkError, CompileError, PackedError, FirmwareError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

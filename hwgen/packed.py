@@ -1,8 +1,8 @@
 """The packed network: one file that a board's firmware loads. Its format is stated here, and only here.
 
 All numbers are little-endian u32. A header of the words of HEADER, then a section table of `sections` entries (SECTION words
-each), then the sections' bytes, each from a multiple of four on. A section for a load target is the packet for that memory, as the
-input stream takes it; one for EXTERNAL is what lies in external memory from MEMORY_BASE on. A machine with built-in weights
+each), then the sections' bytes, each from a multiple of four on. A section for a load target is the packet for that memory, as
+the input stream takes it; one for EXTERNAL is what lies in external memory from MEMORY_BASE on. A machine with built-in weights
 (`weights = "initialised"`) has no sections: the file then says what the machine holds.
 """
 import struct
