@@ -1,4 +1,4 @@
-"""Compiles the firmware: the driver for this machine and for rv32, and the SoC's image. Sizes come from the compiler's own tools."""
+"""Compiles the firmware: the driver for this machine and for rv32, and the SoC's image. Sizes are the compiler's."""
 import re
 import shutil
 import subprocess

@@ -391,6 +391,11 @@ static void failing_runs(void)
     EXPECT(MST_OK, mst_send_image(&driver, pixels, IMAGE));
     EXPECT(MST_ERR_STREAM_LONG, mst_finish(&driver));
     loaded();
+    EXPECT(MST_OK, mst_start(&driver, 1, 0));
+    EXPECT(MST_OK, mst_send_image(&driver, pixels, IMAGE));
+    machine.registers[MST_ERROR_OFFSET / 4] = 7; /* a result is there, and an error, too */
+    EXPECT(MST_ERR_MEMORY_FAULT, mst_take_result(&driver, logits, CLASSES));
+    loaded();
     machine.start_error = 5;
     EXPECT(MST_OK, mst_start(&driver, 1, 0));
     EXPECT(MST_ERR_BUSY, mst_take_result(&driver, logits, CLASSES));

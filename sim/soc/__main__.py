@@ -1,4 +1,4 @@
-"""Command line: `python -m sim.soc --config ...`: real firmware on a RISC-V SoC in RTL simulation. Errors: one line, exit code 2."""
+"""Command line: `python -m sim.soc --config ...`: firmware on a RISC-V SoC in RTL simulation. Errors: one line, exit code 2."""
 import argparse
 import sys
 from pathlib import Path

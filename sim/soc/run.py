@@ -1,4 +1,4 @@
-"""The SoC in RTL simulation: PicoRV32 boots the firmware, loads a network, classifies; its UART's text against the golden model."""
+"""The SoC in RTL simulation: PicoRV32 boots the firmware, loads a network, classifies; the UART against the golden."""
 import importlib.util
 import re
 import struct
@@ -58,7 +58,7 @@ def cpu_source() -> Path:
     return Path(found.origin).parent / "verilog" / "picorv32.v"
 
 
-def images_block(images: NDArray[np.uint8], logits: NDArray[np.int64], mishaps: bool) -> bytes:
+def images_block(images: NDArray[np.uint8], logits: NDArray[np.int32], mishaps: bool) -> bytes:
     """Images uint8 [B, H, W, C] and their logits int [B, classes] as firmware/soc/main.c reads them."""
     size = images[0].size
     head = struct.pack("<5I", IMAGES_MAGIC, len(images), size, logits.shape[1], int(mishaps))
@@ -113,7 +113,7 @@ def _go(command: list[str], echo: Callable[[str], None] | None) -> str:
     return "".join(lines)
 
 
-def judge(text: str, logits: NDArray[np.int64]) -> Run:
+def judge(text: str, logits: NDArray[np.int32]) -> Run:
     """The UART's text against the golden logits [B, classes]: classes, logits, and PASS at its end."""
     images, failures = [], []
     for line in text.splitlines():
