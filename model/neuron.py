@@ -17,7 +17,6 @@ from model.qcfs import QCFS
 
 SITE_OF = {"q": "q", "k": "k", "scores": "scores", "act2": "fc1", "fc1": "fc2"}
 """Activation of a block -> the site at which its spikes may be masked."""
-STEP_SEED = 0x9E3779B1
 
 
 def fire_exact(charge: Tensor, threshold: Tensor, levels: int) -> Tensor:
@@ -71,8 +70,7 @@ class LfsrMasks:
 
     def __init__(self, config: MaskingConfig, model: ModelConfig, images: Tensor, step: int = 0) -> None:
         """images: int64 [B]. Step t uses the seed `seed ^ (t * 0x9E3779B1 mod 2^32)`."""
-        mask = SpikeMask.of(config)
-        self.mask = SpikeMask(mask.seed ^ (step * STEP_SEED & 0xFFFFFFFF), mask.ratios)
+        self.mask = SpikeMask.of(config).at_step(step)
         self.rows = mask_rows(model)
         self.images = images.cpu().numpy().astype(np.int64)
 
