@@ -25,6 +25,9 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
+# `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
+SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
+
 .PHONY: help sim verify-all swin-t bench study synth regs firmware soc-sim test setup train quantize rtl golden report check clean distclean
 
 help:  ## this list
@@ -68,7 +71,7 @@ firmware: $(CORE)  ## compile the C driver for this machine and for rv32, tell i
 
 soc-sim: $(CORE)  ## the firmware on a RISC-V SoC in RTL simulation: boots, loads a network, classifies IMAGES images (2)
 	@$(PY) -c 'import pythondata_cpu_picorv32' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[soc]'
-	$(PY) -m sim.soc --config $(CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--random-weights $(SEED)) $(ARGS)
+	$(PY) -m sim.soc --config $(SOC_CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--random-weights $(SEED)) $(ARGS)
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \

@@ -1,4 +1,5 @@
 """The SoC in RTL simulation: the firmware on a RISC-V core drives the machine, and nothing of a mishap is left afterwards."""
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def test_nothing_is_left_of_mishaps(tools: None) -> None:
 def test_a_spoiled_flash_is_noticed(tools: None, spoil: int, line: str) -> None:
     run = simulate(spoil=spoil, cycles=20_000_000)
     assert not run.passed and line in run.text
+
+
+@pytest.mark.slow
+def test_built_in_weights(tools: None) -> None:
+    """A machine with its network built in: nothing is loaded."""
+    network, images = random_network(MODEL, 1), random_images(MODEL, 1, 1)
+    machine = dataclasses.replace(MACHINE, weights="initialised")
+    folder = FOLDER.with_name(f"{FOLDER.name}-initialised")
+    run = simulate_soc(network, machine, MaskingConfig(), images, folder, cycles=20_000_000)
+    assert run.failures == [] and f"network of {4 * len(HEADER)} bytes loaded" in run.text, run.text
 
 
 @pytest.mark.slow
