@@ -277,8 +277,8 @@ mst_status mst_load(mst_machine *m, const void *network, uint32_t size)
     if (!m->bus_bytes)
         return MST_ERR_NOT_PROBED;
     m->classes = 0;
-    if (get(m, MST_STATUS_OFFSET) & MST_STATUS_BUSY_MASK)
-        return MST_ERR_STILL_BUSY;
+    if (get(m, MST_STATUS_OFFSET) & (MST_STATUS_BUSY_MASK | MST_STATUS_LOADING_MASK | MST_STATUS_INPUT_MASK))
+        return MST_ERR_STILL_BUSY; /* an image that waits would be taken for the program */
     status = check_network(m, bytes, size, header);
     if (status)
         return status;

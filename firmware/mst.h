@@ -37,7 +37,7 @@ extern "C" {
     X(TIMEOUT, 18, "the machine did not answer in time") \
     X(OVERFLOW, 19, "the stream window had no room for a beat: does something else use it?") \
     X(RESULT, 20, "the result has another number of logits than the network: abort, and run again") \
-    X(STILL_BUSY, 21, "a run is under way: wait for it, or abort it") \
+    X(STILL_BUSY, 21, "a run or a packet is under way: wait for it, or abort it") \
     X(UNKNOWN, 22, "the machine reports an error code that this driver does not know: is the machine newer?")
 
 /* Errors of the machine follow from here: MST_ERR_MACHINE + ERROR.code. */

@@ -72,7 +72,9 @@ uint32_t mst_read32(void *user, uint32_t offset)
             m->queued = 0; /* withdrawn */
         return (MOCK_BEATS - (m->queued + 1) / 2) | (m->open ? MST_WINDOW_STATUS_OPEN_MASK : 0) |
                (m->overflow ? MST_WINDOW_STATUS_OVERFLOW_MASK : 0);
-    case MST_STATUS_OFFSET: return (m->running ? MST_STATUS_BUSY_MASK : 0) | (m->closing ? MST_STATUS_OUTPUT_MASK : 0);
+    case MST_STATUS_OFFSET:
+        return (m->running ? MST_STATUS_BUSY_MASK : 0) | (m->closing ? MST_STATUS_OUTPUT_MASK : 0) |
+               (m->queued && !m->running ? MST_STATUS_INPUT_MASK : 0);
     default: return m->registers[offset / 4];
     }
 }

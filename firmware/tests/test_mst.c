@@ -199,6 +199,11 @@ static void loading(void)
     machine.running = 1;
     EXPECT(MST_ERR_STILL_BUSY, load());
     CHECK(driver.classes == 0);
+    machine.running = 0;
+    machine.queued = 1; /* an image waits */
+    EXPECT(MST_ERR_STILL_BUSY, load());
+    EXPECT(MST_OK, mst_abort(&driver));
+    EXPECT(MST_OK, load());
 }
 
 static void bad_networks(void)
@@ -301,12 +306,10 @@ static void failing_loads(void)
     machine.stuck = 1;
     EXPECT(MST_ERR_TIMEOUT, load()); /* no room */
     CHECK(machine.count == 2 * MOCK_BEATS && machine.open);
-    machine.load_error = 6;
     fresh();
     machine.stuck = 1;
     section(0, MST_TARGET_WEIGHTS, MST_PACKED_WORDS, 15);
     machine.registers[MST_ERROR_OFFSET / 4] = 6;
-    machine.queued = 2 * MOCK_BEATS;
     EXPECT(MST_ERR_LOAD_TARGET, load()); /* no room, and an error says why */
     fresh();
     machine.overflow = 1;
