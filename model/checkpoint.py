@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import MaskingConfig, ModelConfig, read_table
+from model.factory import build
 from model.mst import MST
 
 FORMAT = "mst-checkpoint"
@@ -73,8 +74,8 @@ def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
     """Network (evaluation mode, float32) and info of a checkpoint; CheckpointError where it cannot be used."""
     tensors, info = read(path, FORMAT)
     try:
-        model = MST(read_table(ModelConfig, "model", info["model"]),
-                    read_table(MaskingConfig, "masking", info["masking"]))
+        model = build(read_table(ModelConfig, "model", info["model"]),
+                      read_table(MaskingConfig, "masking", info["masking"]))
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from model import checkpoint
 from model.config import Config, TrainConfig
 from model.data import NORMALISATION, Augment, Images, fit
+from model.factory import build
 from model.mst import MST
 from model.neuron import Engine
 from model.qcfs import QCFS
@@ -95,11 +96,11 @@ class Trainer:
         train = len(pixels) - self.settings.holdout
         self.held = Images(pixels[train:], data.labels[train:])
         self.augment, self.labels = Augment(pixels[:train]), data.labels[:train]
-        self.model = MST(config.model, config.masking)
+        self.model = build(config.model, config.masking)
         mean, std = NORMALISATION[self.settings.dataset]
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
-        self.mean = MST(config.model, config.masking).requires_grad_(False)
+        self.mean = build(config.model, config.masking).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
         self.epoch = 0
         self.log: list[dict[str, float]] = []
