@@ -151,6 +151,7 @@ class MaskingConfig:
 
 
 PRECISIONS = ("bfloat16", "float32", "float16")
+PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class TrainConfig:
     holdout: int = field(default=2000, metadata={"doc": "training images kept aside to watch accuracy"})
     seed: int = field(default=1, metadata={"doc": "seed of initialisation, order and augmentation"})
     final_rate: float = field(default=0.01, metadata={"doc": "where the cosine ends, as a share of the peak rate"})
-    images: int = field(default=0, metadata={"doc": "train on the first so many images only (0: on all)"})
+    epoch_images: int = field(default=0, metadata={"doc": "images of an epoch, drawn from all of them afresh (0: all)"})
     shards: int = field(default=2, metadata={
         "doc": "parts of a batch, each with BatchNorm statistics of its own; torchrun's processes share them out"})
     precision: str = field(default="bfloat16", metadata={
@@ -196,7 +197,7 @@ class TrainConfig:
 
         for key in ("epochs", "batch", "shards"):
             need(getattr(self, key) >= 1, key, "at least 1")
-        for key in ("warmup_epochs", "holdout", "images", "crop_pad", "weight_decay", "mixup", "cutmix", "seed"):
+        for key in ("warmup_epochs", "holdout", "epoch_images", "crop_pad", "weight_decay", "mixup", "cutmix", "seed"):
             need(getattr(self, key) >= 0, key, "at least 0")
         for key in ("rate", "clip", "temperature"):
             need(getattr(self, key) > 0, key, "positive")

@@ -46,13 +46,20 @@ class Augment:
         padded = torch.nn.functional.pad(images.float(), (pad, pad, pad, pad), mode="reflect") if pad else images
         self.frames = padded.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
-    def __call__(self, index: Tensor, random: torch.Generator) -> Tensor:
-        """Images `index` (int64 [B]) -> uint8 [B, C, H, W], shifted by up to `pad` pixels and flipped at random."""
-        batch = len(index)
+    def draw(self, batch: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Corner int64 [B, 2] and flip bool [B] of a batch."""
         corner = torch.randint(2 * self.pad + 1, (2, batch, 1), generator=random)
         flip = torch.rand((batch, 1), generator=random) < 0.5
-        line = torch.arange(self.side)
-        rows = corner[0] + line
-        columns = corner[1] + torch.where(flip, self.side - 1 - line, line)
-        where = index[:, None, None]
-        return self.frames[where, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return corner[:, :, 0].T, flip[:, 0]
+
+    def apply(self, index: Tensor, corner: Tensor, flip: Tensor) -> Tensor:
+        """Images `index` (int64 [B]) -> uint8 [B, C, H, W], cut at `corner` and flipped, on the device of the images."""
+        index, corner, flip = (tensor.to(self.frames.device) for tensor in (index, corner, flip))
+        line = torch.arange(self.side, device=index.device)
+        rows = corner[:, :1] + line
+        columns = corner[:, 1:] + torch.where(flip[:, None], self.side - 1 - line, line)
+        return self.frames[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    def __call__(self, index: Tensor, random: torch.Generator) -> Tensor:
+        """Images `index` (int64 [B]) -> uint8 [B, C, H, W], shifted by up to `pad` pixels and flipped at random."""
+        return self.apply(index, *self.draw(len(index), random))
