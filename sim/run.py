@@ -45,7 +45,7 @@ class Outcome:
 
 def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
     """The configuration's masking with another ratio; ConfigError when it is not a multiple of 1/256 in [0, 1)."""
-    return config.masking if ratio is None else dataclasses.replace(config.masking, ratio=ratio)
+    return config.masking if ratio is None else config.masking.at(ratio)
 
 
 def simulate(
