@@ -4,6 +4,7 @@ Defined in docs/semantics.md, section 4. The stream is linear over GF(2), so it 
 `jump_polynomial(k)` is x^k modulo the characteristic polynomial, and `jump(state, k)` the state k steps on.
 Taps (32, 22, 2, 1): Xilinx XAPP052. Masking: Masked Spiking Transformer, ICCV 2023, section 3.3.
 """
+import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +17,8 @@ WIDTH = 32
 TAPS = (32, 22, 2, 1)
 LEAP = 8
 ROW_DRAWS = 4096
+STEP_SEED = 0x9E3779B1
+"""Times the time step, into the seed: `stepwise` redraws the mask (docs/semantics.md, section 4)."""
 _WORD = (1 << WIDTH) - 1
 # Recurrence b[k] = sum of b[k - tap], hence x^32 = sum of x^(32 - tap).
 _REDUCTION = sum(1 << (WIDTH - tap) for tap in TAPS)
@@ -189,6 +192,10 @@ class SpikeMask:
         if not block and any("." in name for name in self.ratios):
             raise ValueError(f"the mask ratio of {site!r} depends on the block: name one")
         return self.ratios.get(f"{block}.{site}", self.ratios.get(site, 0))
+
+    def at_step(self, step: int) -> "SpikeMask":
+        """The mask of time step `step` in `stepwise` mode: the same ratios, other draws; step 0 is the mask itself."""
+        return dataclasses.replace(self, seed=self.seed ^ (step * STEP_SEED & _WORD))
 
     def keep(self, site: str, images: NDArray[np.int64], row: int, rows: int, columns: int,
              first: int = 0, block: str = "") -> NDArray[np.bool_] | None:

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from model.config import MaskingConfig, ModelConfig
-from model.masking import mask_rows
+from model.masking import SpikeMask, mask_rows
 from model.masking_torch import draws
 from model.qcfs import QCFS
 
 SITE_OF = {"q": "q", "k": "k", "scores": "scores", "act2": "fc1", "fc1": "fc2"}
 """Activation of a block -> the site at which its spikes may be masked."""
-STEP_SEED = 0x9E3779B1
 
 
 def fire_exact(charge: Tensor, threshold: Tensor, levels: int) -> Tensor:
@@ -58,8 +57,7 @@ class LfsrMasks:
 
     def __init__(self, config: MaskingConfig, model: ModelConfig, images: Tensor, step: int = 0) -> None:
         """images: int64 [B], on the device of the masks. Step t uses the seed `seed ^ (t * 0x9E3779B1 mod 2^32)`."""
-        self.config = config
-        self.seed = config.seed ^ (step * STEP_SEED & 0xFFFFFFFF)
+        self.mask = SpikeMask.of(config).at_step(step)
         self.rows = mask_rows(model)
         self.images = images
 
@@ -67,13 +65,13 @@ class LfsrMasks:
         """See Masks.keep."""
         block, point = name.rsplit(".", 1)
         site = SITE_OF[point]
-        ratio = self.config.ratio256_of(site, block)
+        ratio = self.mask.ratio_of(site, block)
         if not ratio:
             return None
         columns = shape.numel() // (len(self.images) * rows)
         row = getattr(self.rows[block], "qkv" if site in "qk" else site)
         first = columns if site == "k" else 0
-        return draws(self.seed, self.images, row, rows, first + columns)[:, :, first:] >= ratio
+        return draws(self.mask.seed, self.images, row, rows, first + columns)[:, :, first:] >= ratio
 
 
 class DrawnMasks:

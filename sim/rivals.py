@@ -10,7 +10,6 @@ Every way walks the same tiles with the same fire unit and attention unit; only 
 * phase-coded, zero-skip: this machine;
 * the same with Random Spike Masking.
 """
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

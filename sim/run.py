@@ -1,6 +1,5 @@
 """Compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -66,7 +66,7 @@ def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None =
     if first_image < 0 or first_image + len(images) > 1 << 32:
         raise ValueError(f"image numbers {first_image}..{first_image + len(images) - 1} do not fit 32 bits: "
                          "lower first_image")
-    walk = _Walk(network, mask)
+    walk = Walk(network, mask)
     parts = []
     for start in range(0, max(len(images), 1), walk.chunk):
         part = images[start:start + walk.chunk]
@@ -95,7 +95,7 @@ def _joined(parts: list[Trace]) -> Trace:
         join(pick) for pick in ("inputs", "before", "scores", "scores_before")))
 
 
-class _Walk:
+class Walk:
     """One network with its index tables, ready matrices and mask rows, ready to run chunks of images.
 
     Values between layers are integers in float32 (`sim.golden.fire`): one BLAS call makes a layer's sums, and the neurons
@@ -180,18 +180,23 @@ class _Walk:
         where = self.where[layer.name]
         q, k, v = heads_of(values, layer, where)
         a = scores(q, k, layer, self.levels)
-        hidden = None
-        if self.mask is not None:
-            block = layer.name.rpartition(".")[0]
-            lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
-            hidden = self.masked("scores", block, lines, self.rows[block].scores, numbers)
+        kept = self.masked_scores(layer, a, numbers)
         if trace is not None:
-            if hidden is not None:
+            if kept is not None:
                 trace.scores_before[layer.name] = a.astype(np.int32)
-            trace.scores[layer.name] = (a if hidden is None else hidden.reshape(a.shape)).astype(np.int32)
-        if hidden is not None:
-            a = hidden.reshape(a.shape)
+            trace.scores[layer.name] = (a if kept is None else kept).astype(np.int32)
+        if kept is not None:
+            a = kept
         return {"counts": weighted(a, v, layer, where, self.levels, self.rom[layer.name])}
+
+    def masked_scores(self, layer: Attention, a: Exact, numbers: NDArray[np.int64]) -> Exact | None:
+        """Scores [B, windows, heads, n, n] with the masked ones at 0; None where nothing is masked."""
+        if self.mask is None:
+            return None
+        block = layer.name.rpartition(".")[0]
+        lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
+        kept = self.masked("scores", block, lines, self.rows[block].scores, numbers)
+        return None if kept is None else kept.reshape(a.shape)
 
     def hide(self, name: str, kind: str, final: str, counts: Exact, numbers: NDArray[np.int64]) -> Exact | None:
         """The spike mask on what a layer hands on; None where nothing is masked."""

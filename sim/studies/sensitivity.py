@@ -2,8 +2,9 @@
 from tqdm import tqdm
 
 from model.config import SITES
-from model.masking import SpikeMask, mask_rows
+from model.masking import mask_rows
 from sim.studies import chart
+from sim.studies.block_mask import BlockMask
 from sim.studies.measure import accuracy, cost, layer_costs, masking_of
 from sim.studies.setting import Setting
 from sim.studies.table import Table
@@ -20,7 +21,7 @@ def study(setting: Setting) -> tuple[Table, str]:
     plain = cost(layer_costs(setting, masking_of(setting, (), 0.0)))
     rows: list[list[str | int | float | None]] = []
     for block, site in tqdm([(block, site) for block in mask_rows(model) for site in SITES], desc="sensitivity", unit="site"):
-        mask = SpikeMask(seed, {f"{block}.{site}": masking.ratio256})
+        mask = BlockMask.of_blocks(model, seed, {(block, site): masking.ratio256})
         share = accuracy(setting, mask)
         used = cost(layer_costs(setting, masking, mask))
         rows.append([f"{block}.{site}", share, base - share, 1 - used.energy_pj[COLUMN] / plain.energy_pj[COLUMN],
