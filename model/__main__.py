@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        commands.leave()
     return 0
 
 

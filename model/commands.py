@@ -27,6 +27,12 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(1)
 
 
+def leave() -> None:
+    """End the exchange with the other processes, where there was one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def device() -> str:
     """The GPU of this process where there is one, else the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -208,7 +208,8 @@ class TrainConfig:
         need(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
         need(0 <= self.randaugment_ops <= 8, "randaugment_ops", "0 to 8")
         need(0 <= self.randaugment_magnitude <= 10, "randaugment_magnitude", "0 to 10")
-        need(self.batch % self.shards == 0, "batch", f"a multiple of its {self.shards} shards")
+        need(self.batch % self.shards == 0 and (self.batch >= 2 * self.shards or self.shards == 1), "batch",
+             f"at least two images for each of its {self.shards} shards and a multiple of them (or set shards = 1)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,13 @@
-"""The one place where a configuration becomes a network: training, checkpoints and evaluation build through it."""
-from model.config import MaskingConfig, ModelConfig
+"""The network that a configuration describes: training, checkpoints and evaluation build through here."""
+from model.config import Config, MaskingConfig, ModelConfig
 from model.mst import MST
 
 
-def build(config: ModelConfig, masking: MaskingConfig) -> MST:
-    """Untrained network of shape `config` with the spike masks of `masking`, initialised by torch's generator."""
-    return MST(config, masking)
+def build(config: Config) -> MST:
+    """An untrained network of `config.model` with the masks of `config.masking`."""
+    return network(config.model, config.masking)
+
+
+def network(model: ModelConfig, masking: MaskingConfig) -> MST:
+    """An untrained network of shape `model`, initialised by torch's generator."""
+    return MST(model, masking)

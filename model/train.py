@@ -103,11 +103,11 @@ class Trainer:
         self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
         self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad)
         self.labels = data.labels[:train].to(self.device)
-        self.model = build(config.model, config.masking)
+        self.model = build(config)
         mean, std = NORMALISATION[settings.dataset]
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
-        self.mean = build(config.model, config.masking).requires_grad_(False).to(self.device)
+        self.mean = build(config).requires_grad_(False).to(self.device)
         self.model.to(self.device)
         self.optimiser = torch.optim.AdamW(groups(self.model, settings.weight_decay), lr=0.0, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")

@@ -110,7 +110,8 @@ def no_half(charge: Any, bias: Any, threshold: Any, levels: int) -> Any:
     return fire.fire(charge + bias, threshold, levels)
 
 
-def inclusive_keep(self: SpikeMask, site: str, images: Any, row: int, rows: int, columns: int, first: int = 0, block: str = "") -> Any:
+def inclusive_keep(self: SpikeMask, site: str, images: Any, row: int, rows: int, columns: int, first: int = 0,
+                   block: str = "") -> Any:
     """Masks where draw <= ratio."""
     ratio = self.ratios.get(site, 0)
     return draws(self.seed, images, row, rows, first + columns)[:, :, first:] > ratio if ratio else None
