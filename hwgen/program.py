@@ -224,8 +224,8 @@ class Compiler:
         used = self.masking.carries("scores", block)
         fields = attention_fields(self.machine, shape, in_base=inputs.base, out_base=outputs.base,
                                   score_threshold=layer.score_threshold, rom_base=rom_base,
-                                  mask_ratio=self.masking.ratio256 if used else 0)
-        row = self.mask_rows[layer.name.rsplit(".", 1)[0]].scores
+                                  mask_ratio=self.masking.ratio256_of("scores", block) if used else 0)
+        row = self.mask_rows[block].scores
         row += shape.window_row * shape.windows_per_side * shape.heads * shape.tokens
         step = self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row,
                          attention=shape)
