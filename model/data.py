@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.datasets import DataError, margin, read
+from model.datasets import DataError, enlargement, margin, read
 
 NORMALISATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -29,11 +29,19 @@ def load(dataset: str, train: bool, root: str | Path | None = None) -> Images:
 
 
 def fit(images: Tensor, channels: int, side: int) -> Tensor:
-    """Check uint8 images [N, C, H, W] against the network; zero-pads to `side` (28 -> 32), DataError otherwise."""
+    """uint8 images [N, C, H, W] at the network's `side`: enlarged where it is a multiple of theirs (32 -> 224), else zero-padded
+    (28 -> 32); DataError where they cannot fit."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels:
         raise DataError(f"images must be uint8 [N, {channels}, H, W], not {images.dtype} {list(images.shape)}")
+    images = enlarged(images, side)
     edge = margin(images.shape[2], images.shape[3], side)
     return torch.nn.functional.pad(images, (edge, edge, edge, edge)) if edge else images
+
+
+def enlarged(images: Tensor, side: int) -> Tensor:
+    """Images [N, C, H, W], each pixel made a square where `side` is a multiple of H."""
+    times = enlargement(images.shape[2], side)
+    return images.repeat_interleave(times, 2).repeat_interleave(times, 3) if times > 1 else images
 
 
 class Augment:

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from model import augment, checkpoint
 from model.config import Config, TrainConfig
-from model.data import NORMALISATION, Augment, Images, fit
+from model.data import NORMALISATION, Augment, Images, enlarged, fit
+from model.datasets import enlargement
 from model.distill import Teacher, distillation
 from model.factory import build
 from model.mst import MST
@@ -78,7 +79,7 @@ def accuracy(model: MST, data: Images, batch: int = 500) -> float:
     right = 0
     with torch.no_grad():
         for start in range(0, len(data.labels), batch):
-            images = data.images[start:start + batch]
+            images = enlarged(data.images[start:start + batch], model.config.image_size)
             index = torch.arange(start, start + len(images))
             right += int((model(model.normalise(images), index).argmax(1) == data.labels[start:start + batch]).sum())
     return right / len(data.labels)
@@ -98,7 +99,9 @@ class Trainer:
         self.world = World.now()
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
-        pixels = fit(data.images, config.model.in_channels, config.model.image_size)
+        # What is only enlarged for the network is kept small: 50,000 images of 224x224 are 7 GB.
+        side = config.model.image_size // enlargement(data.images.shape[-1], config.model.image_size)
+        pixels = fit(data.images, config.model.in_channels, side)
         train = len(pixels) - settings.holdout
         self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
         self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad)
@@ -114,7 +117,7 @@ class Trainer:
         self.epoch = 0
         self.log: list[dict[str, float]] = []
         self.events = EventFile(folder)
-        first = self.model.normalise(pixels[:settings.batch].to(self.device))
+        first = self.model.normalise(enlarged(pixels[:settings.batch].to(self.device), config.model.image_size))
         if resume and self.state_path.exists():
             self.restore()
         else:
@@ -192,7 +195,7 @@ class Trainer:
         """Loss of one part of a batch: images `chosen` (int64 [b]) with what was drawn for them."""
         settings = self.settings
         images = self.augment.apply(chosen, *crop)
-        images = augment.change(images, settings.randaugment_magnitude, draws)
+        images = enlarged(augment.change(images, settings.randaugment_magnitude, draws), self.config.model.image_size)
         labels = self.labels[chosen.to(self.device)]
         masks = None
         if self.config.masking.active:  # redrawn in each epoch, as `stepwise` does in each time step
