@@ -4,6 +4,7 @@ Sources: RandAugment, Cubuk et al., CVPR Workshops 2020; random erasing, Zhong e
 2018; CutMix, Yun et al., ICCV 2019. What is random is drawn for a whole batch from one generator and applied afterwards, so
 that a process that holds a part of the batch does to it what a single process would.
 """
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ def _smooth(images: Tensor) -> Tensor:
     """3x3 mean with a centre of weight 5 (sum 13), the border as it is."""
     out = images.clone()
     height, width = images.shape[2:]
-    rows = sum(images[:, :, y:height - 2 + y] for y in range(3))
-    total = sum(rows[:, :, :, x:width - 2 + x] for x in range(3))  # type: ignore[index]
+    rows = images[:, :, :height - 2] + images[:, :, 1:height - 1] + images[:, :, 2:]
+    total = rows[:, :, :, :width - 2] + rows[:, :, :, 1:width - 1] + rows[:, :, :, 2:]
     out[:, :, 1:-1, 1:-1] = (total + 4 * images[:, :, 1:-1, 1:-1]) / 13
     return out
 
@@ -129,8 +130,8 @@ class Draws:
 
     def rows(self, part: slice, device: torch.device) -> "Draws":
         """The draws of some images, on `device`."""
-        return Draws(*(tensor[part].to(device) for tensor in (self.operations, self.signs, self.boxes, self.fills, self.paths)),
-                     self.keep, self.box)
+        names = ("operations", "signs", "boxes", "fills", "paths")
+        return dataclasses.replace(self, **{name: getattr(self, name)[part].to(device) for name in names})
 
 
 def _erased(settings: TrainConfig, batch: int, side: int, random: torch.Generator) -> Tensor:

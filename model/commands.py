@@ -83,6 +83,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     path = Path(args.checkpoint or Path(args.config).with_suffix(".safetensors"))
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
+    model.masking = config.masking  # of the network as it is to run, whatever it was trained with
     data = load(config.train.dataset, False, args.data)
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")
