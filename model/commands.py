@@ -23,8 +23,10 @@ def set_threads(count: int) -> None:
         raise ValueError(f"--threads must be at least 1, not {count}")
     torch.set_num_threads(count)
     if "WORLD_SIZE" in os.environ:
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         torch.set_num_threads(1)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
 
 
 def leave() -> None:
