@@ -25,7 +25,7 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim verify-all swin-t bench study synth test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench study synth test setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -67,6 +67,9 @@ test: $(TEST)  ## set up, then run all tests
 
 train: $(TRAIN)  ## train the network of CONFIG (resumes from its checkpoint)
 	$(PY) -m model train --config $(CONFIG) $(ARGS)
+
+distill: $(TRAIN)  ## train the masked network of CONFIG as the student of its teacher (CONFIG=configs/cifar10-tiny-masked.toml)
+	$(PY) -m model distill --config $(CONFIG) $(ARGS)
 
 quantize: $(TRAIN)  ## fold the trained network into integers: the network file
 	$(PY) -m quantize export --config $(CONFIG) $(ARGS)
