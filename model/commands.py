@@ -22,6 +22,9 @@ def set_threads(count: int) -> None:
     if count < 1:
         raise ValueError(f"--threads must be at least 1, not {count}")
     torch.set_num_threads(count)
+    if torch.cuda.is_available():  # a seed is to give the same run: no sums in the order in which threads happen to arrive
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         torch.set_num_threads(1)
@@ -49,7 +52,10 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
     trainer.run(args.stop_after)
     done = trainer.epoch == config.train.epochs
     if trainer.rank == 0 and trainer.epoch:
-        shutil.copyfile(folder / "last.safetensors", output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(output.name + ".part")
+        shutil.copyfile(folder / "last.safetensors", partial)
+        os.replace(partial, output)
         print(f"{output}: {trainer.epoch} epochs" + ("" if done else f" of {config.train.epochs}: run it again to go on"))
     return done
 

@@ -103,6 +103,8 @@ class Trainer:
         side = config.model.image_size // enlargement(data.images.shape[-1], config.model.image_size)
         pixels = fit(data.images, config.model.in_channels, side)
         train = len(pixels) - settings.holdout
+        if train < 1:
+            raise TrainingError(f"[train] holdout = {settings.holdout} leaves none of {len(pixels)} images to train on: lower it")
         self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
         self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad)
         self.labels = data.labels[:train].to(self.device)
@@ -127,6 +129,7 @@ class Trainer:
         self.plan = PlanEngine()
         with torch.no_grad():
             self.model.eval().run(first[:1], self.plan)
+        self.model.train()
         self.forward: Callable[[Tensor, Engine], Tensor] = torch.compile(self.model.run) if compiled else self.model.run
 
     def _start(self, images: Tensor) -> None:

@@ -210,3 +210,22 @@ def test_another_teacher_is_another_run(project: Path, undisturbed: Path, capsys
     command = ["distill", *arguments(project, "whole")[1:-1], str(project / "x.safetensors"), "--teacher", str(undisturbed)]
     assert main(command) == 2
     assert "belongs to another configuration" in capsys.readouterr().err
+
+
+def test_evaluation_masks_as_the_configuration_says(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model import commands
+    seen = []
+    monkeypatch.setattr(commands, "evaluate", lambda model, *rest, **named: seen.append(model.masking) or {})
+    file = project / "unmasked.toml"
+    unmasked = CONFIGURATION.replace("sites = {q = 0.5, k = 0.5, fc1 = 0.75}", 'sites = "none"')
+    file.write_text(unmasked.replace("fc2 = 0.25", "fc2 = 0.0"))
+    for config in (project / "c.toml", file):
+        assert main(["evaluate", "--config", str(config), "--data", str(project / "data"), "--checkpoint", str(undisturbed)]) == 0
+    assert [masking.active for masking in seen] == [True, False]
+
+
+def test_a_holdout_larger_than_the_data(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = project / "held.toml"
+    file.write_text(CONFIGURATION.replace("holdout = 3", "holdout = 15"))
+    assert main(["train", "--config", str(file), *arguments(project, "held")[3:]]) == 2
+    assert "[train] holdout = 15 leaves none of 15 images to train on: lower it" in capsys.readouterr().err.splitlines()[-1]
