@@ -90,6 +90,34 @@ def test_sensitivity_names_every_site(tmp_path: Path) -> None:
     assert max(float(row["energy saved"]) for row in rows) > 0.01
 
 
+def test_the_search_takes_the_cheapest_step() -> None:
+    from sim.studies.search import NOTCHES, cheapest
+    a, b = ("s0.b0", "fc1"), ("s0.b0", "fc2")
+    loss = {(site, notch): 0.0 for site in (a, b) for notch in NOTCHES}
+    saving = {(site, notch): 0.0 for site in (a, b) for notch in NOTCHES}
+    assert cheapest(loss, saving, {a: 0, b: 0}) is None  # nothing saves anything
+    loss |= {(a, 64): 0.02, (b, 64): 0.01}
+    saving |= {(a, 64): 0.05, (b, 64): 0.01}
+    assert cheapest(loss, saving, {a: 0, b: 0}) == a
+    saving[b, 64] = 0.04
+    assert cheapest(loss, saving, {a: 0, b: 0}) == b
+    assert cheapest(loss, saving, {a: 0, b: len(NOTCHES) - 1}) == a
+
+
+def test_search_keeps_to_its_budgets(tmp_path: Path, setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sim.studies import search
+    monkeypatch.setattr(search, "BUDGETS", (0.97, 0.9))
+    monkeypatch.setattr(search, "NOTCHES", (0, 192))
+    table, figure = search.study(setting, setting)
+    ET.fromstring(figure)
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    searched = [row for row in found if row["ratios"] == "searched"]
+    assert [row["budget"] for row in searched] == [0.97, 0.9]
+    assert all(row["energy"] <= row["budget"] < 1 and "=0.75" in row["per site"] for row in searched)
+    with pytest.raises(ValueError, match="--held-out must be 1 to 2000"):
+        search.held_out(setting, 0, None)
+
+
 def test_steps_end_at_the_qcfs_network(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch cannot be imported: install its CPU build, see the note on torch in `make help`")
     found = {(row["mode"], row["T"]): float(row["accuracy"]) for row in run_study("steps", tmp_path)}

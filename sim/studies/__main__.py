@@ -10,6 +10,7 @@ STUDIES = {
     "steps": "accuracy against T, `exact` and `stepwise` (needs torch)",
     "masking": "accuracy, cycles and energy against the masking ratio: attention only, MLPs only, both",
     "sensitivity": "what masking one site of one block costs and saves",
+    "search": "masking ratios of their own for each site, searched under an energy budget on held-out training images",
     "rates": "firing rates of every layer",
     "attention": "attention maps of an image under several ratios, before and after conversion (needs torch)",
 }
@@ -29,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--sample", action="store_true", help="the committed sample images instead of the data set")
         command.add_argument("--data", type=Path, help="folder of the data sets (default: MST_DATA, else data)")
         command.add_argument("--output", type=Path, default=FOLDER, help=f"folder to write to (default: {FOLDER})")
+        if name == "search":
+            command.add_argument("--held-out", type=int, default=1000, help="training images to search with (default: 1000)")
         if name == "attention":
             command.add_argument("--image", type=int, default=0, help="which test image (default: 0)")
     return top
@@ -44,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.study == "attention" and not 0 <= args.image < len(setting.images):
             raise ValueError(f"--image must be 0 to {len(setting.images) - 1}, not {args.image}")
         module = importlib.import_module(f"sim.studies.{args.study}")
-        table, figure = module.study(setting, args.image) if args.study == "attention" else module.study(setting)
+        more = [args.image] if args.study == "attention" else [module.held_out(setting, args.held_out, args.data)] \
+            if args.study == "search" else []
+        table, figure = module.study(setting, *more)
         path = table.write(args.output, f"{setting.config.name}-{args.study}", figure)
     except ModuleNotFoundError as error:
         if error.name != "torch":

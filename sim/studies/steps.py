@@ -52,7 +52,7 @@ def study(setting: Setting) -> tuple[Table, str]:
     count = len(pixels)
     rows: list[list[str | int | float | None]] = [[mode, t, hits / count] for (mode, t), hits in right.items()]
     table = Table(f"{setting.config.name}: accuracy against time steps", ["mode", "T", "accuracy"], rows, frozenset({"accuracy"}),
-                  setting.notes("Float32, and integers where it says so; unmasked. `exact`: a neuron integrates all of its input, "
+                  setting.notes("Float32, and integers where it says so; unmasked. `exact`: a neuron integrates all its input, "
                                 f"then has T steps to fire in (T = L = {levels} equals QCFS); `stepwise`: every step runs the "
                                 "whole network."))
     lines = {mode: [(float(t), hits / count) for (name, t), hits in right.items() if name == mode and t is not None]
