@@ -15,6 +15,7 @@ from hwgen.traffic import traffic_line
 from model import config as configuration
 from model.config import ConfigError
 from quantize import network as network_file
+from quantize.check import has_integer_form
 from quantize.layers import NetworkError
 from quantize.random_network import TRAINED, random_network
 
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         config = configuration.load(args.config)
+        has_integer_form(config.model)
         machine = machine_config(config.machine)
         if args.random_weights is not None:
             network = random_network(config.model, args.random_weights, config.quantize,

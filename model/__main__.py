@@ -1,4 +1,4 @@
-"""Command line: `python -m model train | distill | evaluate`."""
+"""Command line: `python -m model train | distill | evaluate | import | reference`."""
 import argparse
 import sys
 
@@ -31,7 +31,26 @@ def parser() -> argparse.ArgumentParser:
     testing.add_argument("--modes", default="qcfs,exact,stepwise", help="comma-separated (default: all)")
     testing.add_argument("--steps", default="4,8,16,32,64", help="time steps at which stepwise is read out")
     testing.add_argument("--images", type=int, default=0, help="test images from the first on (default: all)")
+    _add_reference(commands)
     return top
+
+
+def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands for the authors' network (docs/reference.md)."""
+    taking = commands.add_parser("import", help="checkpoint of the authors' code -> safetensors; nothing of the file is run")
+    taking.add_argument("file", metavar="FILE.pth", help="checkpoint: a dict with model and config")
+    taking.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", help="file to write")
+    taking.add_argument("--image-size", type=int, help="side of the images, pixels (default: what the checkpoint says)")
+    showing = commands.add_parser("reference", help="an imported network: its shape and, with --dataset, its accuracy, as JSON")
+    showing.add_argument("file", metavar="OUT.safetensors", help="file that import wrote")
+    showing.add_argument("--dataset", help="cifar10 or fashion_mnist: its test images, resized to the network's size")
+    showing.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
+    showing.add_argument("--images", type=int, default=100, help="test images from the first on (default: 100)")
+    showing.add_argument("--batch", type=int, default=10, help="images at a time (default: 10)")
+    showing.add_argument("--steps", default="4,16,64", help="time steps at which stepwise is read out (default: 4,16,64)")
+    showing.add_argument("--mask-ratio", type=float, default=0.0, help="share of q, k and score spikes masked (default: 0)")
+    showing.add_argument("--seed", type=int, default=0, help="seed of the masks (default: 0)")
+    showing.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         print("torch cannot be imported: install its CPU build, see the note on torch in `make help`", file=sys.stderr)
         return 2
     try:
-        if args.command == "evaluate":
+        if args.command in ("import", "reference"):
+            from model.reference import commands as reference
+            (reference.run_import if args.command == "import" else reference.run_reference)(args)
+        elif args.command == "evaluate":
             commands.test(args, argv)
         else:
             commands.train(args)

@@ -17,6 +17,11 @@ SITES = ("q", "k", "scores", "fc1", "fc2")
 """Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
 SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES}
 
+NORMS = ("batch", "layer")
+"""Norms of the network. Only BatchNorm, affine in evaluation, has an integer form."""
+FLOAT_ONLY = ("norm", "final_norm")
+"""Keys of [model] that a network file leaves out: in integers both say batch."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: the message names the key, the value and the remedy."""
@@ -38,6 +43,8 @@ class ModelConfig:
     levels: int = field(metadata={"doc": "L, the largest spike count of a neuron; 2^b - 1 for b bit planes"})
     mlp_norm: bool = field(default=True, metadata={"doc": "BatchNorm after both MLP layers (the ImageNet variant)"})
     qkv_norm: bool = field(default=False, metadata={"doc": "BatchNorm after the q/k/v and output projections"})
+    norm: str = field(default="batch", metadata={"doc": "kind of all norms but the last: batch, or layer (float modes only)"})
+    final_norm: str = field(default="batch", metadata={"doc": "kind of the norm before the head: likewise"})
 
     def __post_init__(self) -> None:
         def need(good: bool, message: str) -> None:
@@ -54,6 +61,8 @@ class ModelConfig:
              f"heads has {len(self.heads)} stages and depths {len(self.depths)}: give one number per stage")
         need(self.levels in (1, 3, 7, 15), f"levels must be 2^b - 1 (1, 3, 7 or 15), not {self.levels}")
         need(self.window >= 2, f"window must be at least 2, not {self.window}")
+        need(self.norm in NORMS, f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}")
+        need(self.final_norm in NORMS, f"final_norm must be one of {', '.join(NORMS)}, not {self.final_norm!r}")
         need(self.mlp_ratio > 0, f"mlp_ratio must be positive, not {self.mlp_ratio}")
         for stage, count in enumerate(self.heads):
             width, side = self.width(stage), self.side(stage)

@@ -4,8 +4,9 @@ from torch import Tensor, nn
 
 from model.config import MaskingConfig, ModelConfig
 from model.neuron import Engine, ExactEngine, LfsrMasks, Masks, RecordingEngine, StepwiseEngine
+from model.norm import new_norm, normalise
 from model.qcfs import QCFS
-from model.swin import Block, PatchEmbed, Stage, mean_tokens, normalise
+from model.swin import Block, PatchEmbed, Stage, mean_tokens
 
 MODES = ("qcfs", "exact", "stepwise")
 POINTS = {"act1": "act1", "attn.q_act": "q", "attn.k_act": "k", "attn.v_act": "v", "attn.score_act": "scores",
@@ -25,7 +26,7 @@ class MST(nn.Module):
         self.embed = PatchEmbed(config)
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
         last = config.width(len(config.depths) - 1)
-        self.norm = nn.BatchNorm1d(last)
+        self.norm = new_norm(config.final_norm, last)
         self.head = nn.Linear(last, config.classes)
         self.register_buffer("mean", torch.full((config.in_channels,), 0.5))
         self.register_buffer("std", torch.full((config.in_channels,), 0.25))

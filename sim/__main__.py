@@ -15,6 +15,7 @@ from model import datasets
 from model.config import Config, ConfigError
 from model.masking import SpikeMask
 from quantize import network as network_file
+from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_images, random_network
 from sim import images as image_files
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def load_network(config: Config, path: Path, args: argparse.Namespace) -> Network:
     """The network that the arguments name: random, given, or beside the configuration; it must have the configuration's shape."""
+    has_integer_form(config.model)
     if args.random_weights is not None:
         activity = TRAINED if args.trained_activity else None
         return random_network(config.model, args.random_weights, config.quantize, activity)
