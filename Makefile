@@ -28,7 +28,7 @@ RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if
 # `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
 SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
 
-.PHONY: help sim verify-all swin-t bench study synth regs firmware soc-sim test setup train quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench study synth regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -80,6 +80,9 @@ test: $(TEST)  ## set up, then run all tests
 
 train: $(TRAIN)  ## train the network of CONFIG (resumes from its checkpoint)
 	$(PY) -m model train --config $(CONFIG) $(ARGS)
+
+distill: $(TRAIN)  ## train the masked network of CONFIG as the student of its teacher (CONFIG=configs/cifar10-tiny-masked.toml)
+	$(PY) -m model distill --config $(CONFIG) $(ARGS)
 
 quantize: $(TRAIN)  ## fold the trained network into integers: the network file
 	$(PY) -m quantize export --config $(CONFIG) $(ARGS)
