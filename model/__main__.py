@@ -1,4 +1,4 @@
-"""Command line: `python -m model train | evaluate | import | reference`."""
+"""Command line: `python -m model train | distill | evaluate | import | reference`."""
 import argparse
 import sys
 
@@ -10,14 +10,22 @@ def parser() -> argparse.ArgumentParser:
     both = argparse.ArgumentParser(add_help=False)
     both.add_argument("--config", required=True, help="configuration file, such as configs/cifar10-tiny.toml")
     both.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
-    both.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    both.add_argument("--threads", type=int, default=2,
+                      help="CPU threads (default: 2; training: 1, and torchrun for more cores, whose results are the same)")
     both.add_argument("--output", help="file to write (train: default beside the configuration; evaluate: none)")
     both.add_argument("--no-compile", action="store_true", help="do not compile the network: slower, quick start")
-    training = commands.add_parser("train", parents=[both],
+    learning = argparse.ArgumentParser(add_help=False)
+    learning.add_argument("--runs", default="runs", help="folder of training states and TensorBoard logs (default: runs)")
+    learning.add_argument("--restart", action="store_true", help="forget the saved state of this run")
+    learning.add_argument("--float32", action="store_true", help="compute in float32, whatever [train] precision says")
+    learning.add_argument("--stop-after", type=int, metavar="N", help="stop after N more epochs; the next run goes on")
+    training = commands.add_parser("train", parents=[both, learning],
                                    help="train the network of a configuration; resumes where it stopped")
-    training.add_argument("--runs", default="runs", help="folder of training states (default: runs)")
-    training.add_argument("--restart", action="store_true", help="forget the saved state of this run")
-    training.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
+    distilling = commands.add_parser("distill", parents=[both, learning],
+                                     help="train it, masked, as the student of an unmasked teacher; resumes where it stopped")
+    for command in (training, distilling):
+        command.set_defaults(threads=1)
+    distilling.add_argument("--teacher", help="the teacher's checkpoint, or 'pretrain' (default: [train] teacher)")
     testing = commands.add_parser("evaluate", parents=[both], help="accuracy on the test images, as JSON")
     testing.add_argument("--checkpoint", help="trained network (default: beside the configuration)")
     testing.add_argument("--modes", default="qcfs,exact,stepwise", help="comma-separated (default: all)")
@@ -57,16 +65,18 @@ def main(argv: list[str] | None = None) -> int:
         print("torch cannot be imported: install its CPU build, see the note on torch in `make help`", file=sys.stderr)
         return 2
     try:
-        if args.command == "train":
-            commands.train(args)
-        elif args.command in ("import", "reference"):
+        if args.command in ("import", "reference"):
             from model.reference import commands as reference
             (reference.run_import if args.command == "import" else reference.run_reference)(args)
-        else:
+        elif args.command == "evaluate":
             commands.test(args, argv)
+        else:
+            commands.train(args)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        commands.leave()
     return 0
 
 

@@ -4,7 +4,6 @@ The converted network is the start; back-propagation runs through the time steps
 2019, surrogate gradients), BatchNorm keeps its statistics. `python -m model.direct --config C --steps 4`.
 """
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from model import config as configuration
 from model.config import Config, MaskingConfig
 from model.data import Augment, Images, fit, load
 from model.mst import MST
-from model.neuron import RandomMasks, StepwiseEngine
+from model.neuron import LfsrMasks, StepwiseEngine
 from model.qcfs import QCFS
 from model.train import groups
 
@@ -60,14 +59,17 @@ class SurrogateEngine(StepwiseEngine):
 
 
 def step_logits(model: MST, images: Tensor, steps: int, masking: MaskingConfig) -> Tensor:
-    """Mean logits [B, classes] of `steps` time steps of normalised images, with gradient; masks redrawn at every step."""
+    """Mean logits [B, classes] of `steps` time steps of normalised images, with gradient.
+
+    Masks are those of images drawn at random by torch's generator, and redrawn at every step.
+    """
     engine = SurrogateEngine()
-    if masking.sites and masking.ratio:
-        engine.masks = RandomMasks(masking)
-    total = model.run(images, engine)
-    for _ in range(steps - 1):
-        total = total + model.run(images, engine)
-    return total / steps
+    numbers = torch.randint(2**32, (len(images),)).to(images.device)
+    logits = []
+    for step in range(steps):
+        engine.masks = LfsrMasks(masking, model.config, numbers, step) if masking.active else None
+        logits.append(model.run(images, engine))
+    return torch.stack(logits).sum(0) / steps
 
 
 class FineTuner:
@@ -187,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         path = args.checkpoint or args.config.with_suffix(".safetensors")
         given, info = checkpoint.load(path)
         checkpoint.expect(path, given, config.model)
-        model = MST(config.model, dataclasses.replace(config.masking, ratio=args.mask))
+        model = MST(config.model, config.masking.at(args.mask))
         model.load_state_dict(given.state_dict())
         tuner = FineTuner(config, model, load(config.train.dataset, True, args.data), args.runs / args.output.stem,
                           steps=args.steps, epochs=args.epochs, images=args.images, batch=args.batch, rate=args.rate)

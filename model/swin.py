@@ -70,10 +70,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, engine: Engine) -> Tensor:
         """Tokens [B, N, C] -> [B, N, C]."""
-        x = x + self.attn(engine.fire(self.act1, normalise(self.norm1, x)), engine)
+        x = x + engine.branch(self.act1.name, self.attn(engine.fire(self.act1, normalise(self.norm1, x)), engine))
         x = normalise(self.norm2, x)
         h = engine.mask(self.act2.name, engine.fire(self.act2, x), x.shape[1])
-        return x + self.mlp(h, engine)  # type: ignore[no-any-return]
+        return x + engine.branch(self.act2.name, self.mlp(h, engine))  # type: ignore[no-any-return]
 
 
 class PatchMerge(nn.Module):

@@ -227,8 +227,10 @@ def _matrix(args: argparse.Namespace) -> int:
     return int(bad > 0)
 
 
-def _ratio(config: Config, args: argparse.Namespace) -> float:
-    return config.masking.ratio if args.mask is None else args.mask
+def _ratio(config: Config, args: argparse.Namespace) -> str:
+    if args.mask is not None or not config.masking.ratios:
+        return str(config.masking.ratio if args.mask is None else args.mask)
+    return ", ".join(f"{name} {ratio}" for name, ratio in config.masking.ratios) + f", else {config.masking.ratio}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -123,7 +123,7 @@ def ways(program: Program, images: NDArray[np.uint8], masking: MaskingConfig, ra
     """All ways, as means over `images` uint8 [B, H, W, C]; masking at `masking.sites` with `ratio`, at these weights."""
     constants, capacities = energy.load(), memories(program.machine)
     plain = run_golden(program.network, images)
-    masked = run_golden(program.network, images, mask=SpikeMask.of(dataclasses.replace(masking, ratio=ratio)))
+    masked = run_golden(program.network, images, mask=SpikeMask.of(masking.at(ratio)))
     levels = program.network.model.levels
 
     def spent(ops: Sequence[LayerOps], column: str) -> float:
@@ -174,7 +174,7 @@ PACED = 0.03
 
 def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingConfig, ratio: float) -> list[Masked]:
     """Cycles of GEMM layers whose own input is masked, over those of the same input unmasked, for image uint8 [H, W, C]."""
-    trace = run_golden(program.network, image[None], mask=SpikeMask.of(dataclasses.replace(masking, ratio=ratio)))
+    trace = run_golden(program.network, image[None], mask=SpikeMask.of(masking.at(ratio)))
     after = {name: found[0] for name, found in stored(trace, program, image[None]).items()}
     names = program.layers
     source = {name: next(before for before in reversed(names[:index]) if before in program.buffers)

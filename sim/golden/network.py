@@ -122,11 +122,11 @@ class Walk:
                 self.weights[layer.name] = Weights.of(layer.weight, largest)
         self.chunk = images_at_once(network)
 
-    def masked(self, site: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
-        """Counts [B, rows, columns] with the masked ones at 0; None where the site masks nothing."""
+    def masked(self, site: str, block: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
+        """Counts [B, rows, columns] with the masked ones at 0; None where the site of `block` masks nothing."""
         if self.mask is None:
             return None
-        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first)
+        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first, block)
         return None if kept is None else counts * kept
 
     def run(self, images: NDArray[np.uint8], numbers: NDArray[np.int64], keep: bool) -> Trace:
@@ -193,9 +193,9 @@ class Walk:
         """Scores [B, windows, heads, n, n] with the masked ones at 0; None where nothing is masked."""
         if self.mask is None:
             return None
-        row = self.rows[layer.name.rpartition(".")[0]].scores
+        block = layer.name.rpartition(".")[0]
         lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
-        kept = self.masked("scores", lines, row, numbers)
+        kept = self.masked("scores", block, lines, self.rows[block].scores, numbers)
         return None if kept is None else kept.reshape(a.shape)
 
     def hide(self, name: str, kind: str, final: str, counts: Exact, numbers: NDArray[np.int64]) -> Exact | None:
@@ -206,7 +206,7 @@ class Walk:
         rows = self.rows[block]
         if kind == "qkv":
             width = counts.shape[-1] // 3
-            parts = [self.masked(site, counts[..., first:first + width], rows.qkv, numbers, first)
+            parts = [self.masked(site, block, counts[..., first:first + width], rows.qkv, numbers, first)
                      for site, first in (("q", 0), ("k", width))]
             if all(part is None for part in parts):
                 return None
@@ -214,5 +214,5 @@ class Walk:
                     for index, part in enumerate(parts))
             return np.concatenate([q, k, counts[..., 2 * width:]], axis=-1)
         # The input counts of fc1 leave proj's norm fire, those of fc2 leave fc1.
-        return self.masked("fc1", counts, rows.fc1, numbers) if kind == "proj" else self.masked(
-            "fc2", counts, rows.fc2, numbers)
+        return self.masked("fc1", block, counts, rows.fc1, numbers) if kind == "proj" else self.masked(
+            "fc2", block, counts, rows.fc2, numbers)
