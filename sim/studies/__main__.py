@@ -12,6 +12,7 @@ STUDIES = {
     "masking": "accuracy, cycles and energy against the masking ratio: attention only, MLPs only, both",
     "sensitivity": "what masking one site of one block costs and saves",
     "search": "masking ratios of their own for each site, searched under an energy budget on held-out training images",
+    "direct": "direct training against plain conversion: accuracy and SOPs at few steps, --trained FILES (needs torch)",
     "norm": "BatchNorm against LayerNorm in conversion: --config and --against (needs torch)",
     "rates": "firing rates of every layer",
     "attention": "attention maps of an image under several ratios, before and after conversion (needs torch)",
@@ -35,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
             command.add_argument("--checkpoint", type=Path, help="float network (default: beside the configuration)")
             command.add_argument("--sample", action="store_true", help="the committed sample images instead of the data set")
+        if name == "direct":
+            command.add_argument("--trained", nargs="+", required=True, type=Path, help="checkpoints of `python -m model.direct`")
         if name == "search":
             command.add_argument("--held-out", type=int, default=1000, help="training images to search with (default: 1000)")
         if name == "attention":
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--image must be 0 to {len(setting.images) - 1}, not {args.image}")
         module = importlib.import_module(f"sim.studies.{args.study}")
         more = [args.image] if args.study == "attention" else [module.held_out(setting, args.held_out, args.data)] \
-            if args.study == "search" else []
+            if args.study == "search" else [args.trained] if args.study == "direct" else []
         table, figure = module.study(setting, *more)
         return _written(table, figure, args.output, f"{setting.config.name}-{args.study}")
     except ModuleNotFoundError as error:
