@@ -185,7 +185,7 @@ class Compiler:
             sites, row = ("q", "k"), self.mask_rows[block].qkv
         elif layer.kind == "fc1":
             sites, row = ("fc2",), self.mask_rows[block].fc2
-        return tuple(site for site in sites if site in self.masking.sites), row
+        return tuple(site for site in sites if self.masking.carries(site, block)), row
 
     def _out_map(self, layer: Gemm) -> Ints:
         """Output channels by tile and lane."""
@@ -203,8 +203,8 @@ class Compiler:
         sites, mask_row = self._site(layer)
         values = {
             **gemm_desc.walk(m, layer, source, inputs.base, rows, self.model.planes),
-            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes, sites,
-                             self.masking.ratio256),
+            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes,
+                             {site: self.masking.ratio256_of(site, layer.name.rpartition(".")[0]) for site in sites}),
             **bases,
             "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
             "out_base": outputs.base + tile if outputs else 0,
@@ -233,11 +233,12 @@ class Compiler:
 
     def _attend(self, layer: Attention, shape: AttentionShape, inputs: Part, outputs: Part, rom_base: int) -> Step:
         """The descriptor of (a part of) an attention layer."""
-        used = "scores" in self.masking.sites
+        block = layer.name.rpartition(".")[0]
+        used = self.masking.carries("scores", block)
         fields = attention_fields(self.machine, shape, in_base=inputs.base, out_base=outputs.base,
                                   score_threshold=layer.score_threshold, rom_base=rom_base,
-                                  mask_ratio=self.masking.ratio256 if used else 0)
-        row = self.mask_rows[layer.name.rsplit(".", 1)[0]].scores
+                                  mask_ratio=self.masking.ratio256_of("scores", block) if used else 0)
+        row = self.mask_rows[block].scores
         row += shape.window_row * shape.windows_per_side * shape.heads * shape.tokens
         step = self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row,
                          attention=shape)

@@ -123,7 +123,7 @@ def ways(program: Program, images: NDArray[np.uint8], masking: MaskingConfig, ra
     """All ways, as means over `images` uint8 [B, H, W, C]; masking at `masking.sites` with `ratio`, at these weights."""
     constants, capacities = energy.load(), memories(program.machine)
     plain = run_golden(program.network, images)
-    masked = run_golden(program.network, images, mask=SpikeMask.of(dataclasses.replace(masking, ratio=ratio)))
+    masked = run_golden(program.network, images, mask=SpikeMask.of(masking.at(ratio)))
     levels = program.network.model.levels
 
     def spent(ops: Sequence[LayerOps], column: str) -> float:
@@ -168,13 +168,13 @@ class Masked:
         return self.cycles_kept / self.events_kept
 
 
-FIRE_SHARE, STALL_SHARE = 0.8, 0.03
-"""A layer is paced by the fire unit, or by external memory, when these account for more of its cycles than this."""
+PACED = 0.03
+"""A layer is paced by external memory, or by the fire unit, if it would take this share of its cycles less without it."""
 
 
 def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingConfig, ratio: float) -> list[Masked]:
     """Cycles of GEMM layers whose own input is masked, over those of the same input unmasked, for image uint8 [H, W, C]."""
-    trace = run_golden(program.network, image[None], mask=SpikeMask.of(dataclasses.replace(masking, ratio=ratio)))
+    trace = run_golden(program.network, image[None], mask=SpikeMask.of(masking.at(ratio)))
     after = {name: found[0] for name, found in stored(trace, program, image[None]).items()}
     names = program.layers
     source = {name: next(before for before in reversed(names[:index]) if before in program.buffers)
@@ -182,15 +182,18 @@ def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingCo
     before = after | {source[name]: found[0] for name, found in trace.before.items()}
     low = {layer.layer: layer for layer in predict(program, after)}
     high = {layer.layer: layer for layer in predict(program, before)}
+    at_once = dataclasses.replace(program, steps=[
+        dataclasses.replace(step, fields=step.fields | {"spacing": 0}) if step.kind == Kind.GEMM else step
+        for step in program.steps])
+    unfired = {layer.layer: layer for layer in predict(at_once, after)}
+    gemm = {step.layer for step in program.steps if step.kind == Kind.GEMM}
     out = []
     for name in trace.before:
-        steps = [step for step in program.steps if step.layer == name and step.kind == Kind.GEMM]
-        if not steps:
+        if name not in gemm:
             continue
-        found = low[name]
-        firing = sum((f["spacing"] + 1) * (f["tokens_x"] + 1) * (f["tokens_y"] + 1) for f in (step.fields for step in steps))
-        pace = ("memory" if found.stalls > STALL_SHARE * found.cycles else
-                "fire unit" if firing > FIRE_SHARE * found.cycles else "events")
+        found, working = low[name], low[name].cycles - low[name].stalls
+        pace = ("memory" if found.stalls > PACED * found.cycles else
+                "fire unit" if working - (unfired[name].cycles - unfired[name].stalls) > PACED * working else "events")
         out.append(Masked(name, found.events / high[name].events, found.cycles / high[name].cycles, found.cycles,
                           found.cycles / found.bound, pace))
     return out
