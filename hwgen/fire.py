@@ -60,15 +60,15 @@ class FireUnit(wiring.Component):
 
         # Sequencing: one group a cycle out of a buffer that was loaded when the accumulators were ready.
         buffer = Signal(data.ArrayLayout(signed(cfg.acc_bits), cfg.lanes), reset_less=True)
-        left, group = Signal(8), Signal(7)
+        left, group, firing = Signal(8), Signal(7), Signal()  # firing: left is not 0
         row, column = Signal(10), Signal(10)
         stream = Signal(ADDRESS_BITS)
         s0 = Signal(control)
-        m.d.comb += [s0.valid.eq(left != 0), s0.first.eq(group == 0), s0.last.eq(left == 1), s0.group.eq(group),
+        m.d.comb += [s0.valid.eq(firing), s0.first.eq(group == 0), s0.last.eq(left == 1), s0.group.eq(group),
                      s0.stream.eq(stream + group), s0.final.eq(s0.last & (row == d.tokens_y) & (column == d.tokens_x))]
-        with m.If(left != 0):
+        with m.If(firing):
             shifted = Cat(buffer.as_value()[lanes * cfg.acc_bits:])
-            m.d.sync += [buffer.eq(shifted), left.eq(left - 1), group.eq(group + 1)]
+            m.d.sync += [buffer.eq(shifted), left.eq(left - 1), group.eq(group + 1), firing.eq(left != 1)]
             with m.If(s0.last):
                 m.d.sync += stream.eq(stream + d.stream_step)
                 with m.If(column == d.tokens_x):
@@ -76,12 +76,12 @@ class FireUnit(wiring.Component):
                 with m.Else():
                     m.d.sync += column.eq(column + 1)
         with m.If(self.ready):
-            m.d.sync += [buffer.eq(self.acc), left.eq(d.groups + 1), group.eq(0)]
+            m.d.sync += [buffer.eq(self.acc), left.eq(d.groups + 1), group.eq(0), firing.eq(1)]
         with m.If(self.start):
             m.d.sync += [stream.eq(d.stream_base), row.eq(0), column.eq(0)]
         neuron = Signal.like(d.neuron_base)
         m.d.comb += [self.neuron_read.address.eq(Mux(self.ready, d.neuron_base, neuron)),
-                     self.neuron_read.en.eq(self.ready | (left != 0))]
+                     self.neuron_read.en.eq(self.ready | firing)]
         with m.If(self.neuron_read.en):
             m.d.sync += neuron.eq(self.neuron_read.address + 1)
 
@@ -97,7 +97,7 @@ class FireUnit(wiring.Component):
             m.d.sync += mask_row.eq(self.mask_state)
         with m.Elif(self.ready):
             m.d.sync += [mask_row.eq(next_row(mask_row)), mask_now.eq(mask_row)]
-        with m.Elif(left != 0):
+        with m.Elif(firing):
             m.d.sync += mask_now.eq(advanced(mask_now, LEAP * lanes))
 
         ctl = [s0]

@@ -1,6 +1,6 @@
 """Exact cycles of a GEMM descriptor, from the spike words it reads: the timing contract of `hwgen.gemm` as a recurrence.
 
-Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 1 on) is judged in c + FETCH_STAGES and,
+Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 2 on) is judged in c + FETCH_STAGES and,
 if it is queued, can be taken from the next cycle on. A word of k events, all planes of its pass together, holds the emitter
 max(1, ceil(k / rows_per_cycle)) cycles. A token's last emission waits until `spacing` cycles after the one before.
 docs/architecture.md draws it.
@@ -21,7 +21,7 @@ Fields = dict[str, int]
 
 EMIT_TO_READY = EMIT_STAGES + LaneArray.LATENCY
 """Cycles from a token's last emission to its sums being ready."""
-FIRST_JUDGED = 1 + FETCH_STAGES
+FIRST_JUDGED = 2 + FETCH_STAGES
 """Cycle in which the first word is judged."""
 
 

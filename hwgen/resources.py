@@ -62,12 +62,16 @@ def _memories(m: MachineConfig) -> Iterable[tuple[int, int, int, bool]]:
 
 
 def _weights(m: MachineConfig) -> tuple[int, float]:
-    """DP16KD of the weight memory, as if all its rows were full, and LUTs that choose among its banks."""
+    """DP16KD of the weight memory and LUTs that choose among its banks; of several, the last one is taken for half as wide.
+
+    (The compiler puts the tiles with few channels there; how wide they are, only the network tells.)
+    """
     bits, words = local_shapes(m)[Memory.WEIGHTS]
     banks = [min(BANK_ROWS, words - first) for first in range(0, words, BANK_ROWS)]
     slices = [min(SLICE_BITS, bits - low) for low in range(0, bits, SLICE_BITS)]
     ports = m.rows_per_cycle
-    rams = sum(block_rams(width, rows, ports, ports == 1)[0] for rows in banks for width in slices)
+    each = [sum(block_rams(width, rows, ports, ports == 1)[0] for width in slices) for rows in banks]
+    rams = sum(each) - (each[-1] // 2 if len(each) > 1 else 0)
     # an AND-OR of the banks' outputs; a single one is gated by its register's reset
     return rams, 0.0 if len(banks) == 1 else bits * ports * -(-(2 * len(banks) - 1) // 3)
 
@@ -75,8 +79,8 @@ def _weights(m: MachineConfig) -> tuple[int, float]:
 # Coefficients of `features`: what stands once (registers, sequencer, loader, attention's counters); a lane (accumulator, fire
 # buffer, packing, spike words on their way); a fire lane (two neurons, residual, result queue); an attention row (LFSR, ROM
 # address) and a channel of it (products, popcounts, sums, its firing).
-LUTS = (4440, 175, 1275, 217, 178)
-REGISTERS = (3407, 118, 774, 158, 86.5)
+LUTS = (4852, 193, 1275, 217, 178)
+REGISTERS = (3350, 201, 774, 158, 86.5)
 BANK_LUTS = 0.6
 """LUTs of a memory's output choice, for each bit, port and bank after the first."""
 

@@ -19,7 +19,7 @@ from hwgen.sequencer import FETCH_CYCLES
 from hwgen.steps import Part, Program, Step
 from hwgen.timeline import MemoryTiming, run_timeline
 
-RESULT_LATENCY = 4
+RESULT_LATENCY = 5
 """Cycles from the first group of logits to their first beat, and from the last beat to its being known."""
 
 

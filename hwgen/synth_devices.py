@@ -42,7 +42,7 @@ class Device:
 
 
 ECP5_FLAGS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq",
-              "{frequency}", "--seed", "{seed}", "--report", "{report}")
+              "{frequency}", "--seed", "{seed}", "--router", "router2", "--report", "{report}")
 
 # One LUT each for LUT4; a CCU2C is a slice in carry mode, a DPR16X4 four LUTs as memory (Lattice FPGA-TN-02204).
 ECP5 = Device(
@@ -52,7 +52,7 @@ ECP5 = Device(
     router="nextpnr-ecp5",
     place=(*ECP5_FLAGS, "--json", "{json}", "--no-route", "--write", "{placed}"),
     # The first router rips up half of what it lays on a machine of 64 lanes and does not come to an end; the second does.
-    route=(*ECP5_FLAGS, "--json", "{placed}", "--no-pack", "--no-place", "--router", "router2"))
+    route=(*ECP5_FLAGS, "--json", "{placed}", "--no-pack", "--no-place"))
 
 XILINX7 = Device(
     "xilinx-7a200t", "AMD Artix-7 XC7A200T (7-series)", "synth_xilinx -family xc7 -flatten -top {top} -json {json}",

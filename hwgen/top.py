@@ -24,7 +24,7 @@ from hwgen.gemm import GemmEngine
 from hwgen.loader import Loader
 from hwgen.memory import RowMemory, Scratchpad, address_bits
 from hwgen.registers import ErrorCode, LoadTarget
-from hwgen.result import ResultStream
+from hwgen.result import ResultStream, group_layout
 from hwgen.sequencer import Sequencer
 from hwgen.shapes import local_shapes, memory_shapes
 from hwgen.shared import SharedScratchpad
@@ -105,7 +105,8 @@ class Accelerator(wiring.Component):
         m.submodules.attention = DomainRenamer("attention")(ResetInserter(stop)(attention))
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
-        m.d.comb += [stop.eq(csr.abort | halted), loader.abort.eq(stop), result.flush.eq(stop)]
+        m.d.sync += stop.eq(csr.abort | halted)  # a register: it reaches everything
+        m.d.comb += [loader.abort.eq(stop), result.flush.eq(stop)]
 
         for name, member in AXI_LITE.items():
             outer, inner = getattr(self, name), getattr(csr, name)
@@ -186,7 +187,9 @@ class Accelerator(wiring.Component):
 
         # Sequencer and counters
         results_idle = Signal()  # a cycle late, and never idle while a group is on its way
-        m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid)
+        group = Signal(group_layout(cfg.fire_lanes))  # logits on their way to the result stream
+        group_valid = Signal()
+        m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid & ~group_valid)
         cycles, events = Signal(64), Signal(64)
         with m.If(csr.start):
             m.d.sync += [cycles.eq(0), events.eq(0)]
@@ -281,10 +284,14 @@ class Accelerator(wiring.Component):
         tail = Signal(range(cfg.fire_lanes + 1))
         m.d.comb += [
             tail.eq(count[: max(1, (cfg.fire_lanes - 1).bit_length())] if cfg.fire_lanes > 1 else 0),
-            result.groups.valid.eq(gemm.logits.valid),
-            result.groups.payload.values.eq(gemm.logits.data),
-            result.groups.payload.count.eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
-            result.groups.payload.last.eq(gemm.logits.last & gemm.desc.final),
+            result.groups.valid.eq(group_valid),
+            result.groups.payload.eq(group),
+        ]
+        m.d.sync += [
+            group_valid.eq(gemm.logits.valid & ~stop),
+            group["values"].eq(gemm.logits.data),
+            group["count"].eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
+            group["last"].eq(gemm.logits.last & gemm.desc.final),
         ]
 
         # Trace

@@ -26,7 +26,7 @@ def test_estimate_is_near_what_was_synthesised(entry: dict[str, Any]) -> None:
 
 
 def test_one_machine_was_not_fitted() -> None:
-    assert any(not entry["fitted"] for entry in SYNTHESISED) and sum(entry["fitted"] for entry in SYNTHESISED) >= 3
+    assert any(not entry["fitted"] for entry in SYNTHESISED) and sum(entry["fitted"] for entry in SYNTHESISED) >= 2
 
 
 @pytest.mark.parametrize(("shape", "expected"), [
