@@ -9,13 +9,14 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import MaskingConfig, ModelConfig, described, read_table
+from model.factory import network
 from model.mst import MST
 
 FORMAT = "mst-checkpoint"
@@ -34,7 +35,21 @@ def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[st
     partial = path.with_name(path.name + ".part")
     metadata = {"format": kind, "version": str(VERSION), "info": json.dumps(info, sort_keys=True)}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    with partial.open("r+b") as file:
+        _sort_metadata(file)
+        os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """Put a file's metadata in order of its keys: safetensors writes them in another one each time."""
+    (size,) = struct.unpack("<Q", file.read(8))
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    if len(text) == size:
+        file.seek(8)
+        file.write(text)
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -73,8 +88,8 @@ def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
     """Network (evaluation mode, float32) and info of a checkpoint; CheckpointError where it cannot be used."""
     tensors, info = read(path, FORMAT)
     try:
-        model = MST(read_table(ModelConfig, "model", info["model"]),
-                    read_table(MaskingConfig, "masking", info["masking"]))
+        model = network(read_table(ModelConfig, "model", info["model"]),
+                        read_table(MaskingConfig, "masking", info["masking"]))
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())

@@ -138,9 +138,19 @@ def margin(height: int, width: int, side: int) -> int:
     return (side - height) // 2
 
 
+def enlargement(height: int, side: int) -> int:
+    """Side of the square that each pixel becomes where `side` is a multiple of an image's `height` (32 -> 224: 7), else 1."""
+    return side // height if height and side % height == 0 else 1
+
+
 def fitted(images: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.uint8]:
-    """Images [N, C, H, W] as a machine takes them: uint8 [N, side, side, C], zero-padded; DataError when they cannot fit."""
+    """Images [N, C, H, W] as a machine takes them: uint8 [N, side, side, C]; DataError when they cannot fit.
+
+    They are enlarged where `side` is a multiple of theirs, else zero-padded.
+    """
     if images.shape[1] != channels:
         raise DataError(f"images of {images.shape[1]} channels do not fit a network of {channels}")
+    times = enlargement(images.shape[2], side)
+    images = images.repeat(times, axis=2).repeat(times, axis=3) if times > 1 else images
     edge = margin(images.shape[2], images.shape[3], side)
     return np.pad(images.transpose(0, 2, 3, 1), ((0, 0), (edge, edge), (edge, edge), (0, 0)))

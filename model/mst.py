@@ -3,9 +3,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import MaskingConfig, ModelConfig
-from model.neuron import Engine, ExactEngine, LfsrMasks, Masks, RandomMasks, RecordingEngine, StepwiseEngine
+from model.neuron import Engine, ExactEngine, LfsrMasks, Masks, RecordingEngine, StepwiseEngine
+from model.norm import new_norm, normalise
 from model.qcfs import QCFS
-from model.swin import Block, PatchEmbed, Stage, mean_tokens, normalise
+from model.swin import Block, PatchEmbed, Stage, mean_tokens
 
 MODES = ("qcfs", "exact", "stepwise")
 POINTS = {"act1": "act1", "attn.q_act": "q", "attn.k_act": "k", "attn.v_act": "v", "attn.score_act": "scores",
@@ -25,7 +26,7 @@ class MST(nn.Module):
         self.embed = PatchEmbed(config)
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
         last = config.width(len(config.depths) - 1)
-        self.norm = nn.BatchNorm1d(last)
+        self.norm = new_norm(config.final_norm, last)
         self.head = nn.Linear(last, config.classes)
         self.register_buffer("mean", torch.full((config.in_channels,), 0.5))
         self.register_buffer("std", torch.full((config.in_channels,), 0.25))
@@ -69,16 +70,17 @@ class MST(nn.Module):
         """Logits [B, classes] of the QCFS network for normalised images [B, C, H, W].
 
         With a mask ratio above 0, image i of the batch is masked as image `image_index[i]` (int64 [B]; default 0, 1,
-        ...) of docs/semantics.md; in training without `image_index`, by torch's own generator.
+        ...) of docs/semantics.md; in training without `image_index`, as images drawn at random.
         """
         return self.run(images, Engine(self._masks(len(images), image_index)))
 
     def _masks(self, batch: int, image_index: Tensor | None, step: int = 0) -> Masks | None:
-        if not self.masking.ratio or not self.masking.sites:
+        if not self.masking.active:
             return None
-        if self.training and image_index is None:
-            return RandomMasks(self.masking)
-        return LfsrMasks(self.masking, self.config, torch.arange(batch) if image_index is None else image_index, step)
+        index = image_index
+        if index is None:
+            index = torch.randint(2**32, (batch,)) if self.training else torch.arange(batch)
+        return LfsrMasks(self.masking, self.config, index.to(self.mean.device), step)
 
     @torch.no_grad()
     def logits(self, images: Tensor, mode: str = "qcfs", steps: int = 0, image_index: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from model.config import Config
 from model.datasets import DATASETS
 from quantize.layers import Network
 from quantize.measured import accuracy_file, measured
+
+if TYPE_CHECKING:
+    from model.mst import MST
 
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
@@ -62,13 +66,21 @@ def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]
         return {"activity": activity(network, found["images"][:ACTIVITY_IMAGES])}
 
 
-def _export(args: argparse.Namespace, config: Config) -> None:
+def _trained(path: Path) -> "MST":
+    """The trained network of a checkpoint; an imported one of the authors' code is refused with what has no integer form."""
     from model.checkpoint import load
+    from model.reference import files
+    if files.is_reference(path):
+        raise ValueError(f"{path}: an imported checkpoint has no integer form: " + "; ".join(files.unmappable(files.load(path))))
+    return load(path)[0]
+
+
+def _export(args: argparse.Namespace, config: Config) -> None:
     from quantize.export import export
     from quantize.network import digest, save
     checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
     output = args.output or args.config.with_suffix(".mstn")
-    network = export(load(checkpoint)[0], config)
+    network = export(_trained(checkpoint), config)
     notes = _notes(measured(accuracy_file(args.config)), digest(network)) | _activity(network, config.train.dataset, args.config)
     network = dataclasses.replace(network, notes=notes)
     changed = save(output, network)
@@ -77,7 +89,6 @@ def _export(args: argparse.Namespace, config: Config) -> None:
 
 
 def _accuracy(args: argparse.Namespace, config: Config) -> None:
-    from model.checkpoint import load
     from model.data import fit, load_for
     from quantize.agreement import accuracies, agreement, table
     from quantize.export import export
@@ -86,7 +97,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     output = args.output or args.config.with_suffix(".mstn")
     network = load_network(output)
     checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
-    mst, _ = load(checkpoint)
+    mst = _trained(checkpoint)
     name = digest(network)
     if digest(export(mst, config)) != name:
         raise ValueError(f"{output}: is not the export of {checkpoint}: run `python -m quantize export` first")

@@ -36,7 +36,7 @@ def _float_images(mst: MST, images: Images) -> Tensor:
 
 
 def _mask(mst: MST) -> SpikeMask | None:
-    return SpikeMask.of(mst.masking) if mst.masking.ratio else None
+    return SpikeMask.of(mst.masking) if mst.masking.active else None
 
 
 def places(network: Network) -> dict[str, tuple[str, str, int]]:

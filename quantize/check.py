@@ -46,8 +46,17 @@ def head_bits(stream_bits: int, tokens: int) -> int:
     return stream_bits + (tokens - 1).bit_length()
 
 
+def has_integer_form(model: ModelConfig) -> None:
+    """NetworkError, which names the layer and the remedy, where `model` has a norm that no threshold absorbs."""
+    for key, layer in (("norm", "s0.b0.norm1 and the other norms"), ("final_norm", "norm, before the head")):
+        if getattr(model, key) == "layer":
+            raise NetworkError(f'[model] {key} = "layer": the LayerNorm ({layer}) divides by each token\'s own deviation, which '
+                               f'no fixed threshold absorbs: set {key} = "batch" and train again')
+
+
 def shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
-    """Every layer of `model` in execution order."""
+    """Every layer of `model` in execution order; NetworkError where it has no integer form."""
+    has_integer_form(model)
     table: list[LayerShape] = []
     b = model.planes
     for stage, depth in enumerate(model.depths):

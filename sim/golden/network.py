@@ -69,7 +69,7 @@ def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None =
     if first_image < 0 or first_image + len(images) > 1 << 32:
         raise ValueError(f"image numbers {first_image}..{first_image + len(images) - 1} do not fit 32 bits: "
                          "lower first_image")
-    walk = _Walk(network, mask)
+    walk = Walk(network, mask)
     parts = []
     for start in range(0, max(len(images), 1), walk.chunk):
         part = images[start:start + walk.chunk]
@@ -98,7 +98,7 @@ def _joined(parts: list[Trace]) -> Trace:
         join(pick) for pick in ("inputs", "before", "scores", "scores_before")))
 
 
-class _Walk:
+class Walk:
     """One network with its index tables, ready matrices and mask rows, ready to run chunks of images.
 
     Values between layers are integers in float32 (`sim.golden.fire`): one BLAS call makes a layer's sums, and the neurons
@@ -125,11 +125,11 @@ class _Walk:
                 self.weights[layer.name] = Weights.of(layer.weight, largest)
         self.chunk = images_at_once(network)
 
-    def masked(self, site: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
-        """Counts [B, rows, columns] with the masked ones at 0; None where the site masks nothing."""
+    def masked(self, site: str, block: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
+        """Counts [B, rows, columns] with the masked ones at 0; None where the site of `block` masks nothing."""
         if self.mask is None:
             return None
-        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first)
+        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first, block)
         return None if kept is None else counts * kept
 
     def run(self, images: NDArray[np.uint8], numbers: NDArray[np.int64], keep: bool) -> Trace:
@@ -183,18 +183,23 @@ class _Walk:
         where = self.where[layer.name]
         q, k, v = heads_of(values, layer, where)
         a = scores(q, k, layer, self.levels)
-        hidden = None
-        if self.mask is not None:
-            row = self.rows[layer.name.rpartition(".")[0]].scores
-            lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
-            hidden = self.masked("scores", lines, row, numbers)
+        kept = self.masked_scores(layer, a, numbers)
         if trace is not None:
-            if hidden is not None:
+            if kept is not None:
                 trace.scores_before[layer.name] = a.astype(np.int32)
-            trace.scores[layer.name] = (a if hidden is None else hidden.reshape(a.shape)).astype(np.int32)
-        if hidden is not None:
-            a = hidden.reshape(a.shape)
+            trace.scores[layer.name] = (a if kept is None else kept).astype(np.int32)
+        if kept is not None:
+            a = kept
         return {"counts": weighted(a, v, layer, where, self.levels, self.rom[layer.name])}
+
+    def masked_scores(self, layer: Attention, a: Exact, numbers: NDArray[np.int64]) -> Exact | None:
+        """Scores [B, windows, heads, n, n] with the masked ones at 0; None where nothing is masked."""
+        if self.mask is None:
+            return None
+        block = layer.name.rpartition(".")[0]
+        lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
+        kept = self.masked("scores", block, lines, self.rows[block].scores, numbers)
+        return None if kept is None else kept.reshape(a.shape)
 
     def hide(self, name: str, kind: str, final: str, counts: Exact, numbers: NDArray[np.int64]) -> Exact | None:
         """The spike mask on what a layer hands on; None where nothing is masked."""
@@ -204,7 +209,7 @@ class _Walk:
         rows = self.rows[block]
         if kind == "qkv":
             width = counts.shape[-1] // 3
-            parts = [self.masked(site, counts[..., first:first + width], rows.qkv, numbers, first)
+            parts = [self.masked(site, block, counts[..., first:first + width], rows.qkv, numbers, first)
                      for site, first in (("q", 0), ("k", width))]
             if all(part is None for part in parts):
                 return None
@@ -212,5 +217,5 @@ class _Walk:
                     for index, part in enumerate(parts))
             return np.concatenate([q, k, counts[..., 2 * width:]], axis=-1)
         # The input counts of fc1 leave proj's norm fire, those of fc2 leave fc1.
-        return self.masked("fc1", counts, rows.fc1, numbers) if kind == "proj" else self.masked(
-            "fc2", counts, rows.fc2, numbers)
+        return self.masked("fc1", block, counts, rows.fc1, numbers) if kind == "proj" else self.masked(
+            "fc2", block, counts, rows.fc2, numbers)
