@@ -10,7 +10,7 @@ from hwgen.config import MachineConfig
 from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, IMAGE, layout
 from hwgen.memory import address_bits, write_signature
-from hwgen.registers import ErrorCode, LoadTarget
+from hwgen.registers import TARGET_BITS, ErrorCode, LoadTarget
 
 PIXEL_BITS = 8
 
@@ -28,18 +28,19 @@ def pixel_groups(planes: int) -> int:
     return -(-PIXEL_BITS // planes)
 
 
-def image_cycles(m: MachineConfig, tokens: int, channels: int) -> int:
+def image_cycles(m: MachineConfig, tokens: int, channels: int, groups: int = 0) -> int:
     """Cycles of an IMAGE descriptor from its `start` to its `done`, both counted, when the stream is always valid.
 
-    A word of `lanes` channels takes its beats or its group writes, whichever are more; only the first word's beats and
-    the last word's writes have nothing to hide behind.
+    A word of `lanes` channels takes its beats or its group writes, whichever are more; only the first word's beats, the cycle
+    after them and the last word's writes have nothing to hide behind. `groups`: spike words of a
+    value (0: those of all 8 bits).
     """
-    groups = pixel_groups(m.planes)
+    groups = groups or pixel_groups(m.planes)
     beats = -(-channels // m.bus_bytes)
     full, rest = divmod(beats, m.lanes // m.bus_bytes)
     words = [m.lanes // m.bus_bytes] * full + ([rest] if rest else [])
     token = sum(max(count, groups) for count in words)
-    return 1 + words[0] + (tokens * token - max(words[0], groups)) + groups + 1
+    return 1 + words[0] + 1 + (tokens * token - max(words[0], groups)) + groups + 1
 
 
 class _State(enum.IntEnum):
@@ -58,7 +59,8 @@ class Loader(wiring.Component):
     takes `beats_per_word` beats, least significant first, spare high bits ignored; one beat a cycle, never a stall. At
     the end of the packet `loaded` pulses, and `load_address_update` with `load_address_next`, the word behind it. A
     packet that ends inside a word: STREAM_SHORT; that goes past the memory: LOAD_RANGE; of no loadable memory:
-    LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come.
+    LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come. A packet for
+    DISCARD is taken and dropped, without a fault; `loaded` comes, `load_address` stays.
 
     **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
     packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
@@ -72,7 +74,8 @@ class Loader(wiring.Component):
     `error` [8] holds the ErrorCode for one cycle, right after the beat that showed it; what is left of the packet is
     then taken and dropped up to its TLAST, and the next packet is good again. A `start` that comes meanwhile waits.
     `abort` (pulse) forgets whatever was under way in the same manner, without an error; do not reset the loader
-    instead: the rest of a packet would pass for a new one. `loading` is high while a load packet is under way.
+    instead: the rest of a packet would pass for a new one. `loading` is high while a load packet is under way,
+    `waiting` while a packet of any kind is offered or under way.
 
     Ports `program_write`, `weights_write`, `params_write`, `rom_write` (those that `targets` names) and `spike_write`
     are `hwgen.memory.write_signature`s.
@@ -82,14 +85,15 @@ class Loader(wiring.Component):
         """ValueError when `lanes` is not a multiple of `bus_bytes` or a target is not a memory."""
         if m.lanes % m.bus_bytes:
             raise ValueError(f"lanes {m.lanes} is not a multiple of bus_bytes {m.bus_bytes}: use a narrower bus")
-        if LoadTarget.NONE in targets:
-            raise ValueError("LoadTarget.NONE is no memory: leave it out of the targets")
+        for target in (LoadTarget.NONE, LoadTarget.DISCARD):
+            if target in targets:
+                raise ValueError(f"LoadTarget.{target.name} is no memory: leave it out of the targets")
         self.m, self.targets = m, dict(targets)
         writes = {f"{target.name.lower()}_write": Out(write_signature(address_bits(depth), width))
                   for target, (width, depth) in self.targets.items()}
         super().__init__({
             "s_axis_tdata": In(8 * m.bus_bytes), "s_axis_tvalid": In(1), "s_axis_tready": Out(1), "s_axis_tlast": In(1),
-            "busy": In(1), "load_target": In(3), "load_address": In(32),
+            "busy": In(1), "waiting": Out(1), "load_target": In(TARGET_BITS), "load_address": In(32),
             "load_address_next": Out(32), "load_address_update": Out(1), "loading": Out(1), "loaded": Out(1),
             "start": In(1), "desc": In(layout(IMAGE)), "done": Out(1),
             "error": Out(8), "abort": In(1),
@@ -104,21 +108,31 @@ class Loader(wiring.Component):
         m.submodules.groups = groups = _GroupWriter(self.m, len(self.spike_write.address))
         state, start_waits, in_packet = Signal(_State), Signal(), Signal()
         word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
+        slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
         take, begin, fault = Signal(), Signal(), Signal(8)
         m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
         m.d.sync += [self.error.eq(fault), self.done.eq(0)]
+        # Image: a whole word goes to the group writer in the cycle after its last beat, or when that is free
+        whole, writes = Signal(), Signal()
+        m.d.comb += writes.eq(whole & groups.free)
+        with m.If(writes):
+            m.d.sync += [whole.eq(0), word.eq(0)]
+        kept = Signal(bus)
+        m.d.comb += kept.eq(self.s_axis_tdata)
         with m.If(take):
-            m.d.sync += [word.word_select(slot, bus).eq(self.s_axis_tdata), slot.eq(slot + 1),
+            m.d.sync += [word.word_select(slot, bus).eq(kept),
+                         slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
                          in_packet.eq(~self.s_axis_tlast)]
         with m.If(self.start):
             m.d.sync += start_waits.eq(1)
 
         # load: which memory, where in it
-        target, address, last_slot, depth = Signal(3), Signal(32), Signal(range(slots)), Signal(32)
+        target, address, last_slot, depth = Signal(TARGET_BITS), Signal(32), Signal(range(slots)), Signal(32)
         known, commit, commit_address = Signal(), Signal(), Signal(32)
         m.d.sync += commit.eq(0)
         m.d.comb += [self.load_address_next.eq(address), self.load_address_update.eq(self.loaded),
-                     self.loading.eq((state == _State.LOAD) | (state == _State.LOADED))]
+                     self.loading.eq((state == _State.LOAD) | (state == _State.LOADED)),
+                     self.waiting.eq(self.s_axis_tvalid | (state != _State.IDLE))]
         with m.Switch(target):
             for code, (width, words) in self.targets.items():
                 port = getattr(self, f"{code.name.lower()}_write")
@@ -134,13 +148,14 @@ class Loader(wiring.Component):
         beats = Countdown(m, "beats", (self.desc.channels - 1)[shift:len(self.desc.channels)])  # of a token, less one
         tokens = Countdown(m, "tokens", (self.desc.tokens - 1)[:len(self.desc.tokens)])
         tail = self.desc.channels[:shift]
-        kept = Cat(self.s_axis_tdata.word_select(byte, 8) & (~token_end | (tail == 0) | (byte < tail)).replicate(8)
-                   for byte in range(self.m.bus_bytes))
-        pixels = Cat(Mux(slot == number, kept, word.word_select(number, bus)) for number in range(image_slots))
+        word_start = Signal(ADDRESS_BITS)
+        with m.If((state == _State.IMAGE) & token_end):  # the filling of a token's last beat
+            m.d.comb += kept.eq(Cat(self.s_axis_tdata.word_select(byte, 8) & ((tail == 0) | (byte < tail)).replicate(8)
+                                    for byte in range(self.m.bus_bytes)))
         m.d.comb += [
             token_end.eq(beats.last), image_end.eq(beats.last & tokens.last),
-            word_end.eq(token_end | (slot == image_slots - 1)),
-            groups.pixels.eq(pixels), groups.first.eq(word_address),
+            word_end.eq(token_end | slot_last),
+            groups.load.eq(writes), groups.pixels.eq(word[:bus * image_slots]), groups.first.eq(word_start),
             groups.step.eq(self.desc.words), groups.count.eq(self.desc.groups),
             self.spike_write.address.eq(groups.write.address), self.spike_write.en.eq(groups.write.en),
             self.spike_write.data.eq(groups.write.data),
@@ -150,7 +165,8 @@ class Loader(wiring.Component):
             with m.Case(_State.IDLE):
                 beats.begin()
                 tokens.begin()
-                m.d.sync += [word.eq(0), slot.eq(0), target.eq(self.load_target), address.eq(self.load_address),
+                m.d.sync += [word.eq(0), slot.eq(0), slot_last.eq(image_slots == 1),
+                             target.eq(self.load_target), address.eq(self.load_address),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
                 m.d.comb += begin.eq(self.start | start_waits)
                 with m.If(begin):
@@ -161,7 +177,7 @@ class Loader(wiring.Component):
             with m.Case(_State.LOAD):
                 word_full = slot == last_slot
                 m.d.comb += self.s_axis_tready.eq(1)
-                with m.If(take):
+                with m.If(take & (target != LoadTarget.DISCARD)):
                     with m.If(~known):
                         m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
                     with m.Elif(word_full & (address >= depth)):
@@ -170,20 +186,20 @@ class Loader(wiring.Component):
                         m.d.sync += [slot.eq(0), commit.eq(1), commit_address.eq(address), address.eq(address + 1)]
                     with m.Elif(self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
-                    with m.If(self.s_axis_tlast):
-                        m.d.sync += state.eq(_State.LOADED)
+                with m.If(take & self.s_axis_tlast):
+                    m.d.sync += state.eq(_State.LOADED)
 
             with m.Case(_State.LOADED):  # the last word is being written
                 m.d.comb += self.loaded.eq(~self.abort)
                 m.d.sync += state.eq(_State.IDLE)
 
             with m.Case(_State.IMAGE):
-                m.d.comb += self.s_axis_tready.eq(~word_end | groups.free)
+                m.d.comb += self.s_axis_tready.eq(~whole | groups.free)
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
-                        m.d.comb += groups.load.eq(1)
-                        m.d.sync += [word.eq(0), slot.eq(0), word_address.eq(word_address + 1)]
+                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(image_slots == 1),
+                                     word_start.eq(word_address), word_address.eq(word_address + 1)]
                     with m.If(token_end):
                         tokens.step()
                         m.d.sync += [token_base.eq(token_base + self.desc.token_words),
@@ -196,7 +212,7 @@ class Loader(wiring.Component):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
 
             with m.Case(_State.FINISH):
-                with m.If(groups.free):
+                with m.If(groups.free & ~whole):
                     m.d.sync += [state.eq(_State.IDLE), self.done.eq(~self.abort)]
 
             with m.Case(_State.DRAIN):
@@ -207,6 +223,7 @@ class Loader(wiring.Component):
         # a fault or an abort leaves through here, whatever the state
         m.d.comb += groups.cancel.eq((fault != 0) | self.abort)
         with m.If(groups.cancel):
+            m.d.sync += whole.eq(0)
             still_open = Mux(take, ~self.s_axis_tlast, in_packet)
             m.d.sync += state.eq(Mux(still_open, _State.DRAIN, _State.IDLE))
         with m.If(self.abort):
@@ -232,7 +249,7 @@ class _GroupWriter(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        held, left, address = Signal(self.m.lanes * PIXEL_BITS), Signal.like(self.count), Signal(ADDRESS_BITS)
+        held, left, address = Signal(self.m.lanes * PIXEL_BITS, reset_less=True), Signal.like(self.count), Signal(ADDRESS_BITS)
         pixels = [held.word_select(lane, PIXEL_BITS) for lane in range(self.m.lanes)]
         m.d.comb += [
             self.write.en.eq(left != 0), self.write.address.eq(address),

@@ -9,13 +9,13 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import AnyModel, MaskingConfig, read_model, read_table
+from model.config import AnyModel, MaskingConfig, described, read_model, read_table
 from model.factory import network
 from model.spiking import SpikingNetwork
 
@@ -35,7 +35,21 @@ def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[st
     partial = path.with_name(path.name + ".part")
     metadata = {"format": kind, "version": str(VERSION), "info": json.dumps(info, sort_keys=True)}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    with partial.open("r+b") as file:
+        _sort_metadata(file)
+        os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """Put a file's metadata in order of its keys: safetensors writes them in another one each time."""
+    (size,) = struct.unpack("<Q", file.read(8))
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    if len(text) == size:
+        file.seek(8)
+        file.write(text)
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -61,7 +75,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 def describe(model: SpikingNetwork) -> dict[str, Any]:
     """Configuration of `model` as JSON-ready data."""
-    return {"model": dataclasses.asdict(model.config), "masking": dataclasses.asdict(model.masking)}
+    return {"model": described(model.config), "masking": dataclasses.asdict(model.masking)}
 
 
 def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from model.errors import ConfigError
 
+
 @dataclass(frozen=True, slots=True)
 class ConvShape:
     """One convolution over square maps, BatchNorm and neuron behind it.
@@ -89,6 +90,11 @@ class ConvConfig:
     def patch(self) -> int:
         """Side of a token of the image: one pixel."""
         return 1
+
+    @property
+    def in_bits(self) -> int:
+        """Bits of an input value: a pixel's."""
+        return 8
 
     @property
     def planes(self) -> int:

@@ -1,4 +1,4 @@
-"""The network that a configuration describes."""
+"""The network that a configuration describes: training, checkpoints and evaluation build through here."""
 from model.backbone import Backbone
 from model.config import AnyModel, Config, MaskingConfig, ModelConfig
 from model.mst import MST
@@ -11,5 +11,5 @@ def build(config: Config) -> SpikingNetwork:
 
 
 def network(model: AnyModel, masking: MaskingConfig) -> SpikingNetwork:
-    """An untrained network of shape `model`."""
+    """An untrained network of shape `model`, initialised by torch's generator."""
     return MST(model, masking) if isinstance(model, ModelConfig) else Backbone(model, masking)

@@ -4,10 +4,11 @@ from torch import Tensor, nn
 
 from model.config import MaskingConfig, ModelConfig
 from model.neuron import Engine, RecordingEngine
+from model.norm import new_norm, normalise
 from model.qcfs import QCFS
 from model.spiking import MODES as MODES
 from model.spiking import SpikingNetwork
-from model.swin import Block, PatchEmbed, Stage, mean_tokens, normalise
+from model.swin import Block, PatchEmbed, Stage, mean_tokens
 
 POINTS = {"act1": "act1", "attn.q_act": "q", "attn.k_act": "k", "attn.v_act": "v", "attn.score_act": "scores",
           "attn.out_act": "out", "attn.proj_act": "proj", "act2": "act2", "mlp.act1": "fc1", "mlp.act2": "fc2"}
@@ -24,7 +25,7 @@ class MST(SpikingNetwork):
         self.embed = PatchEmbed(config)
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
         last = config.width(len(config.depths) - 1)
-        self.norm = nn.BatchNorm1d(last)
+        self.norm = new_norm(config.final_norm, last)
         self.head = nn.Linear(last, config.classes)
         self.add_normalisation()
         self._name_activations()

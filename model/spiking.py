@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import AnyModel, MaskingConfig
-from model.neuron import Engine, ExactEngine, LfsrMasks, Masks, RandomMasks, StepwiseEngine
+from model.neuron import Engine, ExactEngine, LfsrMasks, Masks, StepwiseEngine
 from model.qcfs import QCFS
 
 MODES = ("qcfs", "exact", "stepwise")
@@ -45,16 +45,17 @@ class SpikingNetwork(nn.Module):
         """Logits [B, classes] of the QCFS network for normalised images [B, C, H, W].
 
         With a mask ratio above 0, image i of the batch is masked as image `image_index[i]` (int64 [B]; default 0, 1,
-        ...) of docs/semantics.md; in training without `image_index`, by torch's own generator.
+        ...) of docs/semantics.md; in training without `image_index`, as images drawn at random.
         """
         return self.run(images, Engine(self._masks(len(images), image_index)))
 
     def _masks(self, batch: int, image_index: Tensor | None, step: int = 0) -> Masks | None:
-        if not self.masking.ratio or not self.masking.sites:
+        if not self.masking.active:
             return None
-        if self.training and image_index is None:
-            return RandomMasks(self.masking)
-        return LfsrMasks(self.masking, self.config, torch.arange(batch) if image_index is None else image_index, step)
+        index = image_index
+        if index is None:
+            index = torch.randint(2**32, (batch,)) if self.training else torch.arange(batch)
+        return LfsrMasks(self.masking, self.config, index.to(self.mean.device), step)
 
     @torch.no_grad()
     def logits(self, images: Tensor, mode: str = "qcfs", steps: int = 0, image_index: Tensor | None = None) -> Tensor:

@@ -37,7 +37,7 @@ def _float_images(mst: SpikingNetwork, images: Images) -> Tensor:
 
 
 def _mask(mst: SpikingNetwork) -> SpikeMask | None:
-    return SpikeMask.of(mst.masking) if mst.masking.ratio else None
+    return SpikeMask.of(mst.masking) if mst.masking.active else None
 
 
 def places(network: Network) -> dict[str, tuple[str, str, int]]:

@@ -12,7 +12,6 @@ from quantize.formats import (
     BIAS_BITS,
     GAIN_BITS,
     LOGIT_BITS,
-    PIXEL_BITS,
     STREAM_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
@@ -25,7 +24,9 @@ from quantize.layers import Attention, Gather, Gemm, Layer, Network, NetworkErro
 class LayerShape:
     """What the model's shape says about one layer. `residual`: '', 'fresh' or 'add'; `after`: '', 'norm' or 'planes'.
 
-    `side`: side of the input token map (of the patches, for `embed`). `stage`: which residual stream it is on. `in_bits` of merge and head assume `stream_bits`.
+    `side`: side of the input token map (of the patches, for `embed`). `stage`: which residual stream it is on. `in_bits` of merge
+    and head
+    assume `stream_bits`.
     """
 
     name: str
@@ -49,8 +50,16 @@ def head_bits(stream_bits: int, tokens: int) -> int:
     return stream_bits + (tokens - 1).bit_length()
 
 
+def has_integer_form(model: AnyModel) -> None:
+    """NetworkError, which names the layer and the remedy, where `model` has a norm that no threshold absorbs."""
+    for key, layer in (("norm", "s0.b0.norm1 and the other norms"), ("final_norm", "norm, before the head")):
+        if getattr(model, key, "batch") == "layer":
+            raise NetworkError(f'[model] {key} = "layer": the LayerNorm ({layer}) divides by each token\'s own deviation, which '
+                               f'no fixed threshold absorbs: set {key} = "batch" and train again')
+
+
 def shapes(model: AnyModel, stream_bits: int) -> tuple[LayerShape, ...]:
-    """Every layer of `model` in execution order."""
+    """Every layer of `model` in execution order; NetworkError where it has no integer form."""
     return _mst_shapes(model, stream_bits) if isinstance(model, ModelConfig) else _conv_shapes(model)
 
 
@@ -61,9 +70,9 @@ def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
         stream += int(conv.residual == "fresh" and index > 0)
         taps, last = conv.unpooled, index == len(plan) - 1
         table.append(LayerShape(
-            conv.name, "conv", stream, -1, conv.tokens, conv.side, conv.inputs, conv.outputs, model.planes if index else PIXEL_BITS,
-            False, conv.residual, "norm" if conv.residual else "", CONV_SITE if conv.residual and not last else "",
-            Gather(taps.kernel, taps.stride, taps.padding)))
+            conv.name, "conv", stream, -1, conv.tokens, conv.side, conv.inputs, conv.outputs,
+            model.planes if index else model.in_bits, False, conv.residual, "norm" if conv.residual else "",
+            CONV_SITE if conv.residual and not last else "", Gather(taps.kernel, taps.stride, taps.padding)))
     end = plan[-1]
     table.append(LayerShape("head", "head", stream, -1, 1, end.out_side, end.outputs, model.classes,
                             head_bits(model.planes, end.tokens), False))
@@ -71,6 +80,7 @@ def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
 
 
 def _mst_shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
+    has_integer_form(model)
     table: list[LayerShape] = []
     b = model.planes
     for stage, depth in enumerate(model.depths):
@@ -78,7 +88,7 @@ def _mst_shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
         tokens = side * side
         if stage == 0:
             table.append(LayerShape("embed", "embed", 0, -1, tokens, side, model.patch**2 * model.in_channels, width,
-                                    PIXEL_BITS, False, "fresh", "norm"))
+                                    model.in_bits, False, "fresh", "norm"))
         else:
             table.append(LayerShape(f"s{stage - 1}.merge", "merge", stage, -1, tokens, 2 * side, 2 * width, width,
                                     stream_bits, True, "fresh", "norm"))

@@ -102,7 +102,7 @@ def batch_norm(name: str, module: nn.Module) -> Affine:
     """The affine map of BatchNorm `module`; ExportError for any other norm or one without running statistics."""
     if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         raise ExportError(f"{name} is a {type(module).__name__}, which no threshold can absorb: "
-                          "train the model with BatchNorm1d there")
+                          'set norm and final_norm to "batch" under [model] and train again')
     if module.running_mean is None or module.running_var is None:
         raise ExportError(f"{name} keeps no running statistics: build it with track_running_stats=True")
     mean, var = array(f"{name}.running_mean", module.running_mean), array(f"{name}.running_var", module.running_var)

@@ -49,12 +49,12 @@ class _Masks:
     first: int
     count: int
 
-    def apply(self, x: Tensor, site: str, row: int, column: int = 0) -> Tensor:
-        """`x` [B, rows, columns] with the masked counts of `site` set to 0."""
+    def apply(self, x: Tensor, site: str, block: str, row: int, column: int = 0) -> Tensor:
+        """`x` [B, rows, columns] with the masked counts of `site` of `block` set to 0."""
         if self.mask is None:
             return x
         images = np.arange(self.first, self.first + self.count, dtype=np.int64)
-        keep = self.mask.keep(site, images, row, x.shape[1], x.shape[2], column)
+        keep = self.mask.keep(site, images, row, x.shape[1], x.shape[2], column, block)
         return x if keep is None else x * torch.from_numpy(keep)
 
 
@@ -74,7 +74,7 @@ class IntegerMST:
                 self.weights[layer.name] = weight.T.contiguous() if layer.gather is None else _kernel(weight, layer.gather)
 
     def run(self, images: NDArray[np.uint8], first_image: int = 0, forced: Forced | None = None) -> Outputs:
-        """Outputs of every layer for images [B, H, W, C]; NetworkError for another shape or dtype.
+        """Outputs of every layer for images [B, H, W, C]; NetworkError for another shape, dtype or range.
 
         With `forced`, each layer works on the given counts of those before it, so that its own error shows alone.
         """
@@ -84,6 +84,8 @@ class IntegerMST:
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise NetworkError(f"images are {images.dtype} {list(images.shape)}: "
                                f"this network takes uint8 [B, {m.image_size}, {m.image_size}, {m.in_channels}]")
+        if images.size and int(images.max()) >> m.in_bits:
+            raise NetworkError(f"images hold the value {images.max()}: this network takes counts of 0 to {(1 << m.in_bits) - 1}")
         batch = len(images)
         masks = _Masks(self.mask, first_image, batch)
         side = m.side(0)
@@ -131,12 +133,13 @@ class IntegerMST:
         if layer.residual is None:
             if masks.mask is not None and layer.kind == "qkv":
                 rows, c = self.rows[block], layer.outputs // 3
-                q, k = masks.apply(count[..., :c], "q", rows.qkv), masks.apply(count[..., c:2 * c], "k", rows.qkv, c)
+                q = masks.apply(count[..., :c], "q", block, rows.qkv)
+                k = masks.apply(count[..., c:2 * c], "k", block, rows.qkv, c)
                 count = torch.cat((q, k, count[..., 2 * c:]), -1)
             elif masks.mask is not None and layer.kind == "fc1":
-                count = masks.apply(count, "fc2", self.rows[block].fc2)
+                count = masks.apply(count, "fc2", block, self.rows[block].fc2)
             elif layer.name in self.conv_rows:
-                count = masks.apply(count, CONV_SITE, self.conv_rows[layer.name])
+                count = masks.apply(count, CONV_SITE, layer.name, self.conv_rows[layer.name])
             return count, stream, {"counts": count, "fired": fired}
         joined = count * _tensor(layer.residual.gain)
         stream = joined if layer.residual.fresh else stream + joined
@@ -148,9 +151,9 @@ class IntegerMST:
             out["fired_next"] = fired
             value = forced.get((layer.name, "fired_next"), fired)
             if layer.name in self.conv_rows:
-                value = masks.apply(value, CONV_SITE, self.conv_rows[layer.name])
+                value = masks.apply(value, CONV_SITE, layer.name, self.conv_rows[layer.name])
             elif masks.mask is not None and layer.norm.site:
-                value = masks.apply(value, layer.norm.site, self.rows[block].fc1)
+                value = masks.apply(value, layer.norm.site, block, self.rows[block].fc1)
             out["next"] = value
         else:
             assert layer.requantise is not None
@@ -172,8 +175,8 @@ class IntegerMST:
         scores = _fire((score << SCORE_SHIFT) + (layer.score_threshold >> 1), layer.score_threshold, levels)
         a = forced.get((layer.name, "fired_scores"), scores)
         if masks.mask is not None:
-            rows = self.rows[layer.name.rpartition(".")[0]]
-            a = masks.apply(a.reshape(batch, -1, area), "scores", rows.scores).view(a.shape)
+            block = layer.name.rpartition(".")[0]
+            a = masks.apply(a.reshape(batch, -1, area), "scores", block, self.rows[block].scores).view(a.shape)
         place = torch.arange(heads)[:, None, None] * (2 * layer.window - 1) ** 2 + index
         place = (place * (levels + 1))[None, None] + a
         num = _tensor(layer.rom_num.reshape(-1))[place] * sees[None, :, None]

@@ -8,7 +8,8 @@ from sim.studies.measure import ATTENTION, MLP, accuracy, cost, layer_costs, mas
 from sim.studies.setting import COUNTED, Setting
 from sim.studies.table import Table
 
-RATIOS = tuple(tenth / 10 for tenth in range(10))
+RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
+"""0.75 is the ratio of the paper's power figures."""
 PLACES = {"attention": SITE_SETS["published-code"], "MLP": ("fc1", "fc2"), "both": SITE_SETS["paper"]}
 CHANGES = ("energy", "energy of attention", "energy of MLPs", "SOPs of attention", "SOPs of MLPs")
 COLUMN = "snn_integer_memory"

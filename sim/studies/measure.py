@@ -38,7 +38,7 @@ def accuracy(setting: Setting, mask: SpikeMask | None, network: Network | None =
 
 def masking_of(setting: Setting, sites: Sequence[str], ratio: float) -> MaskingConfig:
     """The configuration's masking with other sites, and `ratio` rounded to 1/256."""
-    return dataclasses.replace(setting.config.masking, sites=tuple(sites), ratio=round(ratio * 256) / 256)
+    return dataclasses.replace(setting.config.masking, sites=tuple(sites), ratio=round(ratio * 256) / 256, ratios=())
 
 
 def layer_costs(setting: Setting, masking: MaskingConfig, mask: SpikeMask | None = None) -> list[LayerCost]:

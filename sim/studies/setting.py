@@ -15,7 +15,7 @@ from quantize.layers import Network, NetworkError
 from sim import images as image_files
 
 if TYPE_CHECKING:
-    from model.mst import MST
+    from model.spiking import SpikingNetwork
 
 COUNTED = 16
 """Images whose operations are counted: energy and cycles are their means."""
@@ -35,7 +35,7 @@ class Setting:
     command: str
 
     @cached_property
-    def model(self) -> "MST":
+    def model(self) -> "SpikingNetwork":
         """The float network (needs torch), checked against the configuration."""
         from model import checkpoint
 
@@ -62,10 +62,10 @@ def open_setting(path: Path, *, images: int, sample: bool, data: Path | None, ne
     if found.model != config.model:
         raise NetworkError(f"{file}: its model differs from [model] of {path}: run make quantize CONFIG={path}")
     if sample:
-        pictures, labels = image_files.load(image_files.sample(config.train.dataset), images or 64)
+        pictures, labels = image_files.of(config, images or 64)
         source = f"first {len(labels)} images of the {config.train.dataset} test set (the committed sample)"
     else:
-        raw, labels = datasets.read(config.train.dataset, False, data)
+        raw, labels = datasets.read_for(config, False, data)
         if not 0 <= images <= len(labels):
             raise ConfigError(f"--images must be 0 (all) to {len(labels)}, not {images}")
         count = images or len(labels)

@@ -5,6 +5,8 @@ from tqdm import tqdm
 
 from model.neuron import ExactEngine, fire_exact
 from model.qcfs import QCFS
+from sim.golden.network import run
+from sim.golden.stepwise import run_stepwise
 from sim.studies import chart
 from sim.studies.setting import Setting
 from sim.studies.table import Table
@@ -28,7 +30,7 @@ class ShortEngine(ExactEngine):
 
 @torch.no_grad()
 def study(setting: Setting) -> tuple[Table, str]:
-    """Float weights: QCFS, `exact` with T = 1 to L steps to fire in, `stepwise` at T up to 64."""
+    """Float weights: QCFS, `exact` with T = 1 to L steps to fire in, `stepwise` up to T = 64; and the integers in both."""
     model = setting.model.eval()
     levels = setting.config.model.levels
     short = range(1, levels + 1)
@@ -43,12 +45,17 @@ def study(setting: Setting) -> tuple[Table, str]:
         sums = model.logits(images, "stepwise", STEPS[-1])
         for t in STEPS:
             right["stepwise", t] += int((sums[t - 1].argmax(1) == labels).sum())
+    whole = run(setting.network, setting.images, keep=False).classes
+    right["integers, exact", levels] = int((whole == setting.labels).sum())
+    stepped = run_stepwise(setting.network, setting.images, STEPS[-1]).classes
+    right |= {("integers, stepwise", t): int((stepped[t - 1] == setting.labels).sum()) for t in STEPS}
     count = len(pixels)
     rows: list[list[str | int | float | None]] = [[mode, t, hits / count] for (mode, t), hits in right.items()]
     table = Table(f"{setting.config.name}: accuracy against time steps", ["mode", "T", "accuracy"], rows, frozenset({"accuracy"}),
-                  setting.notes("Float32, unmasked; `exact`: a neuron integrates all of its input, then has T steps to fire in "
-                                f"(T = L = {levels} equals QCFS); `stepwise`: every step runs the whole network."))
+                  setting.notes("Float32, and integers where it says so; unmasked. `exact`: a neuron integrates all its input, "
+                                f"then has T steps to fire in (T = L = {levels} equals QCFS); `stepwise`: every step runs the "
+                                "whole network."))
     lines = {mode: [(float(t), hits / count) for (name, t), hits in right.items() if name == mode and t is not None]
-             for mode in ("exact", "stepwise")}
+             for mode in ("exact", "stepwise", "integers, stepwise")}
     lines["QCFS network"] = [(1.0, right["qcfs", None] / count), (float(STEPS[-1]), right["qcfs", None] / count)]
     return table, chart.lines(table.title, "time steps T", "accuracy", lines, log=True)
