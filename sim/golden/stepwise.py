@@ -43,7 +43,7 @@ def run_stepwise(network: Network, images: NDArray[np.uint8], steps: int, *, mas
     """
     check_images(network.model, images)
     if not isinstance(network.model, ModelConfig):
-        raise ValueError(f"the integers of a {network.model.kind} run in mode exact only: stepwise is `python -m model eval`")
+        raise ValueError(f"the integers of a {network.model.kind} run in mode exact only: stepwise is `python -m model evaluate`")
     if steps < 1:
         raise ValueError(f"stepwise needs at least 1 time step, not {steps}")
     if first_image < 0 or first_image + len(images) > 1 << 32:
