@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
-from hwgen.descriptors import After
+from hwgen.descriptors import ADDRESS_BITS, After
 from hwgen.extract import EMIT_STAGES, FETCH_STAGES
 from hwgen.lanes import LaneArray
 
@@ -66,16 +66,27 @@ def addresses(f: Fields, m: MachineConfig) -> Ints:
     px, py = np.meshgrid(np.arange(f["phases_x"] + 1), np.arange(f["phases_y"] + 1), indexing="ij")
     gathered = (px * f["off_x"] + py * f["off_y"]).ravel()
     inner = (gathered[:, None] + np.arange(f["words"] + 1)[None, :]).ravel()
-    return token[:, None, None] + np.zeros((1, input_planes(f, m), 1), np.int64) + inner[None, None, :]
+    where = token[:, None, None] + np.zeros((1, input_planes(f, m), 1), np.int64) + inner[None, None, :]
+    return where % (1 << ADDRESS_BITS)
+
+
+def inside(f: Fields) -> NDArray[np.bool_]:
+    """Which of the words [tokens, gathered tokens * words] lie inside the map; the others are not read and count as 0."""
+    y, x = (np.arange(f[name] + 1) * f["stride"] - f["padding"] for name in ("tokens_y", "tokens_x"))
+    row, column = y[:, None] + np.arange(f["phases_y"] + 1), x[:, None] + np.arange(f["phases_x"] + 1)
+    row_in, column_in = (0 <= row) & (row <= f["side"]), (0 <= column) & (column <= f["side"])
+    both = row_in[:, None, None, :] & column_in[None, :, :, None]  # [y, x, px, py]
+    return both.reshape(len(y) * len(x), -1).repeat(f["words"] + 1, axis=1)
 
 
 def vectors(f: Fields, m: MachineConfig, memory: Ints) -> Ints:
     """Events by plane, heaviest first, [tokens, planes, gathered tokens * words], from a scratchpad image [words, lanes]."""
-    where = addresses(f, m)
+    real = inside(f)
+    where = np.where(real[:, None], addresses(f, m), 0)
     group, bit = f["first_group"], f["first_bit"]
     counts = np.empty(where.shape, np.int64)
     for plane in range(where.shape[1]):
-        counts[:, plane] = (memory[where[:, plane] + group] >> bit & 1).sum(axis=-1)
+        counts[:, plane] = (memory[where[:, plane] + group] >> bit & 1).sum(axis=-1) * real
         bit -= 1
         if bit < 0:
             bit, group = m.planes - 1, group - f["group_step"]

@@ -18,8 +18,8 @@ from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.limits import CompileError, check_fits, needs
 from hwgen.steps import Images, Ints, Part, Program, Step
 from hwgen.tiles import fire_parameters, tile_rows, weight_rows
-from model.config import MaskingConfig
-from model.masking import LEAP, ROW_DRAWS, jump_polynomial, mask_rows
+from model.config import CONV_SITE, MaskingConfig, ModelConfig
+from model.masking import LEAP, ROW_DRAWS, conv_rows, jump_polynomial, mask_rows
 from quantize.formats import PIXEL_BITS
 from quantize.layers import Attention, Gemm, Network
 
@@ -29,6 +29,9 @@ __all__ = ["CompileError", "Compiler", "Images", "Program", "Step", "compile_net
 def compile_network(network: Network, machine: MachineConfig, masking: MaskingConfig) -> Program:
     """Compile; CompileError when a memory or a parameter of the machine is too small, with the parameter to raise."""
     if machine.memory_bits:
+        if not isinstance(network.model, ModelConfig):
+            raise CompileError(f"memory_bits = {machine.memory_bits}: chunks of a map would lack the rows beside them, which a "
+                               "convolution reads: set [machine] memory_bits = 0, everything on chip")
         from hwgen.streaming import StreamingCompiler  # it builds on this module's Compiler
 
         return StreamingCompiler(network, machine, masking).run()
@@ -78,7 +81,7 @@ class Compiler:
         self.model = network.model
         self.images = Images()
         self.steps: list[Step] = []
-        self.mask_rows = mask_rows(self.model)
+        self.mask_rows, self.conv_rows = mask_rows(self.model), conv_rows(self.model)
         check_fits(network, self.machine)
 
     def run(self) -> Program:
@@ -179,7 +182,9 @@ class Compiler:
         """Mask sites that this layer's output carries and the configuration masks, and their first mask row."""
         sites: tuple[str, ...] = ()
         block, row = layer.name.rsplit(".", 1)[0], 0
-        if layer.norm is not None and layer.norm.site:
+        if layer.name in self.conv_rows:
+            sites, row = (CONV_SITE,), self.conv_rows[layer.name]
+        elif layer.norm is not None and layer.norm.site:
             sites, row = (layer.norm.site,), self.mask_rows[block].fc1
         elif layer.kind == "qkv":
             sites, row = ("q", "k"), self.mask_rows[block].qkv

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwgen.attention_cycles import attention_cycles
 from hwgen.descriptors import After, Kind
-from hwgen.gemm_cycles import gemm_cycles, input_planes, vectors
+from hwgen.gemm_cycles import gemm_cycles, input_planes, inside, vectors
 from hwgen.loader import image_cycles
 from hwgen.sequencer import FETCH_CYCLES
 from hwgen.steps import Part, Program, Step
@@ -176,9 +176,8 @@ def _at_rate(program: Program, steps: list[Step], events_per_channel: float) -> 
             total += max(FETCH_CYCLES, fixed_cycles(program, step)) + (FETCH_CYCLES if step.kind == Kind.IMAGE else 0)
             continue
         f = step.fields
-        tokens, planes = (f["tokens_x"] + 1) * (f["tokens_y"] + 1), input_planes(f, program.machine)
-        words = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
+        planes = input_planes(f, program.machine)
         lanes = min(f["row_word_step"], program.machine.lanes)
         count = min(lanes, round(lanes * events_per_channel / planes))
-        total += dispatched(step, gemm_cycles(f, program.machine, np.full((tokens, planes, words), count)).cycles)
+        total += dispatched(step, gemm_cycles(f, program.machine, count * inside(f)[:, None].repeat(planes, axis=1)).cycles)
     return total

@@ -1,6 +1,6 @@
 """Checkpoints: a trained network, or the whole state of a training run, as one safetensors file.
 
-A network file holds the float32 tensors of `MST.state_dict()` and, in its metadata, format, version, configuration
+A network file holds the float32 tensors of its `state_dict()` and, in its metadata, format, version, configuration
 (JSON) and results. A run's state also holds the optimiser's, the average's and the random generators' state.
 Written through a temporary name, so that an interrupted write leaves the old file. No pickle.
 """
@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import MaskingConfig, ModelConfig, read_table
+from model.config import AnyModel, MaskingConfig, read_model, read_table
 from model.factory import network
-from model.mst import MST
+from model.spiking import SpikingNetwork
 
 FORMAT = "mst-checkpoint"
 STATE_FORMAT = "mst-training-state"
@@ -73,22 +73,22 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
 
 
-def describe(model: MST) -> dict[str, Any]:
+def describe(model: SpikingNetwork) -> dict[str, Any]:
     """Configuration of `model` as JSON-ready data."""
     return {"model": dataclasses.asdict(model.config), "masking": dataclasses.asdict(model.masking)}
 
 
-def save(path: str | Path, model: MST, info: dict[str, Any]) -> None:
+def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:
     """Write the network of `model`; `info` (accuracy, epoch, command, ...) is added to its configuration."""
     write(path, {name: tensor.float() if tensor.is_floating_point() else tensor
                  for name, tensor in model.state_dict().items()}, FORMAT, {**describe(model), **info})
 
 
-def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
+def load(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
     """Network (evaluation mode, float32) and info of a checkpoint; CheckpointError where it cannot be used."""
     tensors, info = read(path, FORMAT)
     try:
-        model = network(read_table(ModelConfig, "model", info["model"]),
+        model = network(read_model(info["model"]),
                         read_table(MaskingConfig, "masking", info["masking"]))
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
@@ -97,9 +97,9 @@ def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
     return model.eval(), info
 
 
-def expect(path: str | Path, model: MST, config: ModelConfig) -> None:
+def expect(path: str | Path, model: SpikingNetwork, config: AnyModel) -> None:
     """CheckpointError unless the network from `path` has the shape `config`."""
     for key, value in dataclasses.asdict(config).items():
-        found = getattr(model.config, key)
+        found = getattr(model.config, key, None)
         if found != value:
             raise CheckpointError(f"{path}: trained with {key} = {found}, the configuration says {value}: train again")

@@ -11,20 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model import resnet, vgg
+from model.conv_config import ConvConfig
+from model.errors import ConfigError as ConfigError
+
 T = typing.TypeVar("T")
 TABLES = ("model", "masking", "train", "quantize", "machine")
 SITES = ("q", "k", "scores", "fc1", "fc2")
 """Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
-SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES}
+CONV_SITE = "conv"
+"""In a VGG or ResNet: the input counts of every convolution but the first."""
+SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES, CONV_SITE: (CONV_SITE,)}
 
 NORMS = ("batch", "layer")
 """Norms of the network. Only BatchNorm, affine in evaluation, has an integer form."""
 FLOAT_ONLY = ("norm", "final_norm")
 """Keys of [model] that a network file leaves out: in integers both say batch."""
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used: the message names the key, the value and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,13 @@ class ModelConfig:
         return self.window // 2 if block % 2 and self.side(stage) > self.window else 0
 
 
+KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
+    "vgg": (vgg.VggConfig, vgg.PRESETS), "resnet": (resnet.ResnetConfig, resnet.PRESETS)}
+"""Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
+AnyModel = ModelConfig | ConvConfig
+"""The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
+
+
 @dataclass(frozen=True, slots=True)
 class MaskingConfig:
     """Random Spike Masking (MST, section 3.3): which spikes are dropped, how many, from which seed.
@@ -111,16 +120,17 @@ class MaskingConfig:
     """
 
     sites: tuple[str, ...] = field(default=SITE_SETS["published-code"], metadata={
-        "doc": "'published-code', 'paper', 'none', a list of q, k, scores, fc1, fc2, or a table such as {q = 0.5, fc1 = 0.75}"})
+        "doc": "'published-code', 'paper', 'none', 'conv', a list of q, k, scores, fc1, fc2, conv, or a table such as {q = 0.5}"})
     ratio: float = field(default=0.0, metadata={"doc": "share of spikes masked at each of `sites`, in steps of 1/256"})
     seed: int = field(default=0x2545F491, metadata={"doc": "32-bit seed of the mask LFSR"})
     ratios: tuple[tuple[str, float], ...] = field(default=(), metadata={
         "doc": "table of ratios of their own: by site (q = 0.5) or by block and site ('s0.b1.fc2' = 0.75); 0 leaves it unmasked"})
 
     def __post_init__(self) -> None:
-        unknown = [site for site in (*self.sites, *(key.rpartition(".")[2] for key, _ in self.ratios)) if site not in SITES]
+        unknown = [site for site in (*self.sites, *(key.rpartition(".")[2] for key, _ in self.ratios))
+                   if site not in (*SITES, CONV_SITE)]
         if unknown:
-            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join(SITES)}, "
+            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join((*SITES, CONV_SITE))}, "
                               f"or one of {', '.join(SITE_SETS)}")
         for name, ratio in (("ratio", self.ratio), *self.ratios):
             if not 0 <= ratio < 1 or not float(ratio * 256).is_integer():
@@ -243,7 +253,7 @@ class Config:
     """A whole configuration file except `[machine]`, whose raw table `hwgen.config` types."""
 
     name: str
-    model: ModelConfig
+    model: AnyModel
     masking: MaskingConfig
     train: TrainConfig
     quantize: QuantizeConfig
@@ -313,6 +323,31 @@ def read_table(cls: type[T], table: str, raw: object) -> T:
     return cls(**{key: _typed(table, key, value, hints[key]) for key, value in raw.items()})
 
 
+def read_model(raw: object) -> AnyModel:
+    """The model that `[model]` describes: `kind` mst (the default), vgg or resnet, from a `preset` where one is named."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"[model] must be a table, not {raw!r}")
+    kind = raw.get("kind", "mst")
+    if kind == "mst":
+        return read_table(ModelConfig, "model", {key: value for key, value in raw.items() if key != "kind"})
+    if kind not in KINDS:
+        raise ConfigError(f"[model] kind must be one of mst, {', '.join(KINDS)}, not {kind!r}")
+    given, (shape, presets) = dict(raw), KINDS[kind]
+    if "preset" in given:
+        preset = given.pop("preset")
+        if preset not in presets:
+            raise ConfigError(f"[model] preset must be one of {', '.join(presets)}, not {preset!r}")
+        given = presets[preset] | given
+    return read_table(shape, "model", given)
+
+
+def _blocks(model: AnyModel) -> list[str]:
+    """Names of the blocks that may have mask ratios of their own."""
+    if isinstance(model, ModelConfig):
+        return [f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
+    return list(dict.fromkeys(block for shape in model.plan() if (block := shape.name.rpartition(".")[0])))
+
+
 def load(path: str | Path) -> Config:
     """Read a configuration file; ConfigError names the file and what is wrong with it."""
     path = Path(path)
@@ -328,9 +363,9 @@ def load(path: str | Path) -> Config:
                 raise ConfigError(f"unknown table [{table}]; known: {', '.join(TABLES)}")
         if "model" not in raw:
             raise ConfigError("lacks the table [model]")
-        model = read_table(ModelConfig, "model", raw["model"])
+        model = read_model(raw["model"])
         masking = read_table(MaskingConfig, "masking", raw.get("masking", {}))
-        blocks = [f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
+        blocks = _blocks(model)
         for name, _ in masking.ratios:
             if "." in name and name.rpartition(".")[0] not in blocks:
                 raise ConfigError(f"[masking] ratios: no block of {name!r}; blocks: {', '.join(blocks)}")

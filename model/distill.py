@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import checkpoint
-from model.config import ConfigError, MaskingConfig, ModelConfig
-from model.mst import MST
+from model.config import AnyModel, ConfigError, MaskingConfig
+from model.spiking import SpikingNetwork
 
 UNMASKED = MaskingConfig(sites=())
 
@@ -21,11 +21,11 @@ UNMASKED = MaskingConfig(sites=())
 class Teacher:
     """A trained network, run without masks, and the digest of its file."""
 
-    model: MST
+    model: SpikingNetwork
     digest: str
 
     @classmethod
-    def load(cls, path: str | Path, student: ModelConfig) -> "Teacher":
+    def load(cls, path: str | Path, student: AnyModel) -> "Teacher":
         """The network of checkpoint `path`; ConfigError where `student` cannot learn from it, CheckpointError for a bad file."""
         model, _ = checkpoint.load(path)
         for key in ("image_size", "in_channels", "classes"):

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from model.data import Images
 from model.factory import network
-from model.mst import MODES, MST
+from model.spiking import MODES, SpikingNetwork
 
 STEPS = (4, 8, 16, 32, 64)
 """Time steps at which `stepwise` is read out."""
@@ -17,7 +17,7 @@ class EvaluationError(ValueError):
     """Modes, steps or images that cannot be evaluated."""
 
 
-def evaluate(model: MST, data: Images, modes: Sequence[str] = MODES, steps: Sequence[int] = STEPS,
+def evaluate(model: SpikingNetwork, data: Images, modes: Sequence[str] = MODES, steps: Sequence[int] = STEPS,
              batch: int = 125, compiled: bool = False) -> dict[str, object]:
     """Accuracies of `model` on `data` (shares of 1); under torchrun the processes share the images.
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import SITES, MaskingConfig, ModelConfig
+from model.config import CONV_SITE, SITES, AnyModel, MaskingConfig, ModelConfig
 
 WIDTH = 32
 TAPS = (32, 22, 2, 1)
@@ -159,9 +159,15 @@ class MaskRows:
     fc2: int
 
 
-def mask_rows(model: ModelConfig) -> dict[str, MaskRows]:
-    """Mask rows of every block, by block name `s{i}.b{j}`; ValueError if the stream is too short for them."""
-    rows, table = 0, {}
+def mask_rows(model: AnyModel) -> dict[str, MaskRows]:
+    """Mask rows of every block, by block name `s{i}.b{j}`; ValueError if the stream is too short for them.
+
+    Empty for a convolutional backbone: see `conv_rows`.
+    """
+    rows = 0
+    table: dict[str, MaskRows] = {}
+    if not isinstance(model, ModelConfig):
+        return table
     for stage, depth in enumerate(model.depths):
         tokens = model.side(stage) ** 2
         for block in range(depth):
@@ -169,9 +175,27 @@ def mask_rows(model: ModelConfig) -> dict[str, MaskRows]:
             fc1 = scores + tokens * model.heads[stage]
             table[f"s{stage}.b{block}"] = MaskRows(rows, scores, fc1, fc1 + tokens)
             rows = fc1 + 2 * tokens
+    _check_rows(rows)
+    return table
+
+
+def conv_rows(model: AnyModel) -> dict[str, int]:
+    """First mask row of the counts that each layer of a VGG or ResNet hands to the next convolution, by the layer's name.
+
+    A row is an output token of that layer, a column its channel. ValueError if the stream is too short.
+    """
+    rows = 0
+    table: dict[str, int] = {}
+    for shape in () if isinstance(model, ModelConfig) else model.plan()[:-1]:
+        table[shape.name] = rows
+        rows += shape.tokens
+    _check_rows(rows)
+    return table
+
+
+def _check_rows(rows: int) -> None:
     if rows * ROW_DRAWS * LEAP >= 1 << WIDTH:
         raise ValueError(f"{rows} mask rows of {ROW_DRAWS} draws exceed the period of a {WIDTH}-bit LFSR")
-    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +209,7 @@ class SpikeMask:
     def of(cls, config: MaskingConfig) -> "SpikeMask":
         """Mask with the ratios of the configuration."""
         own = {name: int(ratio * 256) for name, ratio in config.ratios if "." in name}
-        return cls(config.seed, {site: config.ratio256_of(site) for site in SITES} | own)
+        return cls(config.seed, {site: config.ratio256_of(site) for site in (*SITES, CONV_SITE)} | own)
 
     def ratio_of(self, site: str, block: str = "") -> int:
         """Ratio of `site` in `block` in 1/256; ValueError where blocks differ and none is named."""

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.config import MaskingConfig, ModelConfig
-from model.masking import SpikeMask, mask_rows
+from model.config import CONV_SITE, AnyModel, MaskingConfig
+from model.masking import SpikeMask, conv_rows, mask_rows
 from model.masking_torch import draws
 from model.qcfs import QCFS
 
 SITE_OF = {"q": "q", "k": "k", "scores": "scores", "act2": "fc1", "fc1": "fc2"}
-"""Activation of a block -> the site at which its spikes may be masked."""
+"""Activation of a block -> the site at which its spikes may be masked; any other belongs to a convolutional backbone."""
 
 
 def fire_exact(charge: Tensor, threshold: Tensor, levels: int) -> Tensor:
@@ -55,21 +55,21 @@ class Masks(Protocol):
 class LfsrMasks:
     """The masks of docs/semantics.md, section 4, for the images numbered `images`; `step` redraws them (stepwise)."""
 
-    def __init__(self, config: MaskingConfig, model: ModelConfig, images: Tensor, step: int = 0) -> None:
+    def __init__(self, config: MaskingConfig, model: AnyModel, images: Tensor, step: int = 0) -> None:
         """images: int64 [B], on the device of the masks. Step t uses the seed `seed ^ (t * 0x9E3779B1 mod 2^32)`."""
         self.mask = SpikeMask.of(config).at_step(step)
-        self.rows = mask_rows(model)
+        self.rows, self.conv_rows = mask_rows(model), conv_rows(model)
         self.images = images
 
     def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
         """See Masks.keep."""
-        block, point = name.rsplit(".", 1)
-        site = SITE_OF[point]
+        block, _, point = name.rpartition(".")
+        site = CONV_SITE if name in self.conv_rows else SITE_OF[point]
         ratio = self.mask.ratio_of(site, block)
         if not ratio:
             return None
         columns = shape.numel() // (len(self.images) * rows)
-        row = getattr(self.rows[block], "qkv" if site in "qk" else site)
+        row = self.conv_rows[name] if site == CONV_SITE else getattr(self.rows[block], "qkv" if site in "qk" else site)
         first = columns if site == "k" else 0
         return draws(self.mask.seed, self.images, row, rows, first + columns)[:, :, first:] >= ratio
 

@@ -23,10 +23,10 @@ from model.data import NORMALISATION, Augment, Images, enlarged, fit
 from model.datasets import enlargement
 from model.distill import Teacher, distillation
 from model.factory import build
-from model.mst import MST
 from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine
 from model.parallel import Parts, World
 from model.qcfs import QCFS
+from model.spiking import SpikingNetwork
 from model.tensorboard import EventFile
 
 CAST = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -57,7 +57,7 @@ def rate_at(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     return config.rate * (config.final_rate + (1 - config.final_rate) * share)
 
 
-def average(mean: MST, model: MST, decay: float) -> None:
+def average(mean: SpikingNetwork, model: SpikingNetwork, decay: float) -> None:
     """mean = decay * mean + (1 - decay) * model, parameters and BatchNorm statistics alike."""
     with torch.no_grad():
         pairs = [(a, b) for a, b in zip(mean.state_dict().values(), model.state_dict().values(), strict=True)]
@@ -67,13 +67,13 @@ def average(mean: MST, model: MST, decay: float) -> None:
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Optimiser groups: weight decay on matrices only, not on biases, norms, thresholds and bias tables."""
-    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2]
+    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim >= 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def accuracy(model: MST, data: Images, batch: int = 500) -> float:
+def accuracy(model: SpikingNetwork, data: Images, batch: int = 500) -> float:
     """Share of `data` that the QCFS network classifies correctly (evaluation statistics), image i masked as image i."""
     model.eval()
     right = 0

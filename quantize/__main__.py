@@ -14,7 +14,7 @@ from quantize.layers import Network
 from quantize.measured import accuracy_file, measured
 
 if TYPE_CHECKING:
-    from model.mst import MST
+    from model.spiking import SpikingNetwork
 
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
@@ -69,7 +69,7 @@ def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]
         return {"activity": activity(network, found["images"][:ACTIVITY_IMAGES])}
 
 
-def _trained(path: Path) -> "MST":
+def _trained(path: Path) -> "SpikingNetwork":
     """The trained network of a checkpoint; an imported one of the authors' code is refused with what has no integer form."""
     from model.checkpoint import load
     from model.reference import files

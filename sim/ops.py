@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import DESCRIPTOR_WORDS, PROGRAM_BITS, After, Kind
-from hwgen.gemm_cycles import by_pass, vectors
+from hwgen.gemm_cycles import by_pass, inside, vectors
 from hwgen.layout import Buffer
 from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
 from hwgen.program import Program, Step
@@ -217,16 +217,20 @@ class _Counter:
         spikes = plane_spikes(values, bits)
         before = self.trace.before.get(layer.name)
         masked = 0 if before is None else plane_spikes(before[index], bits) - spikes
+        masked_reads = masked
+        if layer.gather is not None and before is not None:  # a convolution reads a spike once for each tap that sees it
+            masked_reads = self._walk(layer.name, before[index]).events - walk.events
         for step in steps:
             self._gemm_memory(step, layer, memory)
-        memory["weights"] = spikes * tiles * row
+        memory["weights"] = walk.events * tiles * row
         macs = [Macs(layer.in_bits, m.weight_bits, m.acc_bits, layer.tokens * layer.inputs * layer.outputs)]
         if layer.kind == "head":
             macs.append(Macs(0, 0, layer.in_bits, values.size))  # a dense machine pools first
-        counted = layer.kind in ("qkv", "proj", "fc1", "fc2")
+        source = self.program.buffers[self.sources[layer.name]]
+        counted = layer.kind != "head" and source.name != "image" and not source.signed
         return {
-            "dense_macs": macs[0].count, "sops": spikes * layer.outputs, "dense_sops": dense.events * layer.outputs,
-            "events": spikes * tiles, "dense_events": dense.events * tiles, "masked_events": masked * tiles,
+            "dense_macs": macs[0].count, "sops": walk.events * layer.outputs, "dense_sops": dense.events * layer.outputs,
+            "events": walk.events * tiles, "dense_events": dense.events * tiles, "masked_events": masked_reads * tiles,
             "spikes": spikes, "masked_spikes": masked, "rate_spikes": int(values.sum()) if counted else None,
             "capacity": m.lanes * m.rows_per_cycle, "macs": tuple(macs),
             "dense_weight_bits": dense.events * tiles * row,
@@ -255,8 +259,7 @@ class _Counter:
         """Adds what one descriptor accesses beside weights."""
         m, f = self.machine, step.fields
         tokens, groups = (f["tokens_x"] + 1) * (f["tokens_y"] + 1), f["groups"] + 1
-        gathered = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
-        words = tokens * (f["passes_less_one"] + 1) * gathered
+        words = (f["passes_less_one"] + 1) * int(inside(f).sum())
         if f["after"] != After.LOGITS:
             words += tokens * (f["out_words"] + 1)
         reads = 0 if layer.residual is None or layer.residual.fresh else 1

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelConfig
-from model.masking import MaskRows, SpikeMask, mask_rows
+from model.config import CONV_SITE, AnyModel
+from model.masking import MaskRows, SpikeMask, conv_rows, mask_rows
 from quantize.layers import Attention, Gemm, Network
 from sim.golden.attention import Geometry, Softmax, geometry, heads_of, scores, weighted
 from sim.golden.fire import Counts, Exact, fire_biased, norm_fire, requantise, residual
-from sim.golden.gemm import Weights, merged, patches, pooled
+from sim.golden.gemm import Weights, gathered, merged, patches, pooled
 
 CHUNK_VALUES = 1 << 19
 """Values of the widest tensor that one chunk of images may hold: bounds the memory of a run."""
@@ -22,9 +22,11 @@ KEPT_BYTES = (1 << 25) - (1 << 16)
 class Trace:
     """What the hardware stores, layer by layer; every array is int32 and starts with the image index.
 
-    `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1), "stream" and "next" [B, T, C]
-    (embed, proj, merge, fc2), "stream" and "planes" (last fc2 of a stage), "logits" [B, classes] (head).
-    `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts.
+    `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1; conv), "stream" and "next" [B, T, C]
+    (embed, proj, merge, fc2; a convolution with a residual), "stream" and "planes" (last fc2 of a stage), "logits"
+    [B, classes] (head).
+    `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts; a
+    convolution: its input map, not gathered.
     `before[layer]`: the same before masking, only where its site is masked. `scores[attn]` [B, windows, heads, n, n]
     (query, key): after masking; `scores_before[attn]`: before it, only where scores are masked.
     Without `keep` all are empty but `logits` [B, classes].
@@ -43,7 +45,7 @@ class Trace:
         return np.argmax(self.logits, axis=1)
 
 
-def check_images(model: ModelConfig, images: object) -> None:
+def check_images(model: AnyModel, images: object) -> None:
     """ValueError, in one line, unless `images` is uint8 [B, H, W, C] of this model."""
     side, channels = model.image_size, model.in_channels
     need = f"this network takes uint8 [B, {side}, {side}, {channels}]"
@@ -110,6 +112,7 @@ class Walk:
         self.levels = network.model.levels
         self.mask = mask if mask is not None and any(mask.ratios.values()) else None
         self.rows: dict[str, MaskRows] = mask_rows(network.model) if self.mask else {}
+        self.conv_rows = conv_rows(network.model) if self.mask else {}
         self.where: dict[str, Geometry] = {}
         self.rom: dict[str, Softmax] = {}
         self.weights: dict[str, Weights] = {}
@@ -162,6 +165,8 @@ class Walk:
 
     def gemm(self, layer: Gemm, values: Exact, stream: Exact | None) -> dict[str, Exact]:
         """One spike GEMM with what follows it, before spike masking."""
+        if layer.gather is not None:
+            values = gathered(values, layer.side, layer.gather)
         acc = self.weights[layer.name].sums(values)
         if layer.threshold is None:
             return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
@@ -201,6 +206,8 @@ class Walk:
     def hide(self, name: str, kind: str, final: str, counts: Exact, numbers: NDArray[np.int64]) -> Exact | None:
         """The spike mask on what a layer hands on; None where nothing is masked."""
         block = name.rpartition(".")[0]
+        if name in self.conv_rows:
+            return self.masked(CONV_SITE, block, counts, self.conv_rows[name], numbers)
         if self.mask is None or final in ("planes", "logits") or kind not in ("qkv", "proj", "fc1"):
             return None
         rows = self.rows[block]

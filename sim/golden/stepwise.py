@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import ModelConfig
 from model.masking import SpikeMask
 from quantize.formats import CURRENT_FRACTION, SCORE_SHIFT
 from quantize.layers import Attention, Gemm, Network, NormFire
@@ -16,7 +17,8 @@ from sim.golden.fire import Exact, requantise, residual
 from sim.golden.network import Trace, Walk, check_images
 
 SPIKES_IN = ("qkv", "proj", "fc1", "fc2")
-"""Kinds of layers whose input are spikes, each worth L counts; the others take values: pixels, or planes of the residual."""
+"""Kinds of a transformer's layers whose input are spikes, each worth L counts; the others take values: pixels, or planes of the
+residual. In a convolutional backbone all layers but the first take spikes."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,10 @@ class _Stepwise(Walk):
         super().__init__(network, mask)
         self.state: dict[str, Exact] = {}
 
+    def counts_in(self, layer: Gemm) -> bool:
+        """Whether `layer` takes spikes: its sums then count L-fold."""
+        return layer.kind in SPIKES_IN or not isinstance(self.network.model, ModelConfig) and layer is not self.network.layers[0]
+
     def step(self, name: str, charge: Exact, threshold: Exact | int) -> Exact:
         """Spikes of the neurons `name` for this step's charge."""
         spikes, self.state[name] = integrate(self.state.get(name), charge.astype(np.float64, copy=False), threshold)
@@ -86,10 +92,10 @@ class _Stepwise(Walk):
 
     def gemm(self, layer: Gemm, values: Exact, stream: Exact | None) -> dict[str, Exact]:
         """See Walk.gemm; spikes count L, so charges and thresholds are L-fold and no bias is divided."""
-        acc = self.weights[layer.name].sums(values).astype(np.float64)
+        acc = self.weights[layer.name].sums(values).astype(np.float64) * (self.levels if self.counts_in(layer) else 1)
         if layer.threshold is None:
             return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
-        charge = (acc * self.levels if layer.kind in SPIKES_IN else acc) + layer.bias
+        charge = acc + layer.bias
         spikes = self.step(layer.name, charge, layer.threshold * self.levels)
         if layer.residual is None:
             return {"counts": spikes}

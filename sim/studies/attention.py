@@ -85,7 +85,7 @@ def study(setting: Setting, index: int = 0) -> tuple[Table, str]:
     for ratio in RATIOS:
         masking = masking_of(setting, ("q", "k", "scores") if ratio else (), ratio)
         trace = run(setting.network, image, mask=SpikeMask.of(masking), first_image=index)
-        model = MST(setting.config.model, masking).eval()
+        model = MST(setting.transformer, masking).eval()
         model.load_state_dict(setting.model.state_dict())
         pixels, number = model.normalise(torch.from_numpy(image).permute(0, 3, 1, 2)), torch.tensor([index])
         plain, stepped = _WatchingQcfs(model._masks(1, number)), _WatchingStepwise()

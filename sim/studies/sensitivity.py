@@ -15,7 +15,7 @@ COLUMN = "snn_integer_memory"
 
 def study(setting: Setting) -> tuple[Table, str]:
     """Integer network, `exact`: accuracy lost and energy saved where each site of each block alone is masked by RATIO."""
-    model, seed = setting.config.model, setting.config.masking.seed
+    model, seed = setting.transformer, setting.config.masking.seed
     masking = masking_of(setting, SITES, RATIO)
     base = accuracy(setting, None)
     plain = cost(layer_costs(setting, masking_of(setting, (), 0.0)))
