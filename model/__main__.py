@@ -1,6 +1,8 @@
-"""Command line: `python -m model train | distill | evaluate | import | reference`."""
+"""Command line: `python -m model train | distill | evaluate | data | import | reference`."""
 import argparse
 import sys
+
+from model import data_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     testing.add_argument("--modes", default="qcfs,exact,stepwise", help="comma-separated (default: all)")
     testing.add_argument("--steps", default="4,8,16,32,64", help="time steps at which stepwise is read out")
     testing.add_argument("--images", type=int, default=0, help="test images from the first on (default: all)")
+    data_command.add_parser(commands)
     _add_reference(commands)
     return top
 
@@ -53,10 +56,21 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     showing.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
 
 
+def _data(args: argparse.Namespace) -> int:
+    try:
+        data_command.run(args)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors of configuration, data and checkpoints are one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
+    if args.command == "data":
+        return _data(args)
     try:
         from model import commands
     except ModuleNotFoundError as error:

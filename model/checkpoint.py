@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import AnyModel, MaskingConfig, read_model, read_table
+from model.config import AnyModel, MaskingConfig, described, read_model, read_table
 from model.factory import network
 from model.spiking import SpikingNetwork
 
@@ -75,7 +75,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 def describe(model: SpikingNetwork) -> dict[str, Any]:
     """Configuration of `model` as JSON-ready data."""
-    return {"model": dataclasses.asdict(model.config), "masking": dataclasses.asdict(model.masking)}
+    return {"model": described(model.config), "masking": dataclasses.asdict(model.masking)}
 
 
 def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:

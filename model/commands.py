@@ -11,7 +11,7 @@ import torch
 from model import checkpoint
 from model import config as configuration
 from model.config import PRETRAIN, Config
-from model.data import Images, fit, load
+from model.data import Images, fit, load_for
 from model.distill import UNMASKED, Teacher
 from model.evaluate import evaluate
 from model.train import Trainer
@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
     """One phase: train `config`, with the `teacher` if any, into `output`; False where it stopped before the last epoch."""
     learnt_from = None if teacher is None else Teacher.load(teacher, config.model)
     folder = Path(args.runs) / config.name
-    trainer = Trainer(config, load(config.train.dataset, True, args.data), folder, compiled=not args.no_compile,
+    trainer = Trainer(config, load_for(config, True, args.data), folder, compiled=not args.no_compile,
                       bfloat16=not args.float32, resume=not args.restart, teacher=learnt_from, device=device())
     trainer.run(args.stop_after)
     done = trainer.epoch == config.train.epochs
@@ -92,7 +92,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
     model.masking = config.masking  # of the network as it is to run, whatever it was trained with
-    data = load(config.train.dataset, False, args.data)
+    data = load_for(config, False, args.data)
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")
     count = args.images or len(data.labels)

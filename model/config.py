@@ -1,6 +1,6 @@
 """Typed configuration: one TOML file describes one model on one machine.
 
-`[model]`, `[masking]`, `[train]` and `[quantize]` are defined here; `[machine]` belongs to `hwgen.config` and is
+`[model]`, `[masking]`, `[train]`, `[events]` and `[quantize]` are defined here; `[machine]` belongs to `hwgen.config` and is
 read with the same `read_table`. No torch import: every folder reads configurations.
 """
 import dataclasses
@@ -16,7 +16,7 @@ from model.conv_config import ConvConfig
 from model.errors import ConfigError as ConfigError
 
 T = typing.TypeVar("T")
-TABLES = ("model", "masking", "train", "quantize", "machine")
+TABLES = ("model", "masking", "train", "events", "quantize", "machine")
 SITES = ("q", "k", "scores", "fc1", "fc2")
 """Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
 CONV_SITE = "conv"
@@ -34,7 +34,7 @@ class ModelConfig:
     """Shape of a Masked Spiking Transformer (Swin backbone, BatchNorm, QCFS activations)."""
 
     image_size: int = field(metadata={"doc": "side of the square input image, pixels"})
-    in_channels: int = field(metadata={"doc": "image channels: 1 or 3"})
+    in_channels: int = field(metadata={"doc": "image channels: 1 or 3, or frames * polarities of event recordings"})
     classes: int = field(metadata={"doc": "number of classes"})
     patch: int = field(metadata={"doc": "side of a patch: kernel and stride of the embedding"})
     embedding: int = field(metadata={"doc": "channels of the first stage; each later stage doubles them"})
@@ -45,6 +45,7 @@ class ModelConfig:
     levels: int = field(metadata={"doc": "L, the largest spike count of a neuron; 2^b - 1 for b bit planes"})
     mlp_norm: bool = field(default=True, metadata={"doc": "BatchNorm after both MLP layers (the ImageNet variant)"})
     qkv_norm: bool = field(default=False, metadata={"doc": "BatchNorm after the q/k/v and output projections"})
+    in_bits: int = field(default=8, metadata={"doc": "bits of an input value: 8 for pixels, 1 to 8 for counts of events"})
     norm: str = field(default="batch", metadata={"doc": "kind of all norms but the last: batch, or layer (float modes only)"})
     final_norm: str = field(default="batch", metadata={"doc": "kind of the norm before the head: likewise"})
 
@@ -54,6 +55,7 @@ class ModelConfig:
                 raise ConfigError(f"[model] {message}")
 
         need(self.in_channels >= 1, f"in_channels must be at least 1, not {self.in_channels}")
+        need(1 <= self.in_bits <= 8, f"in_bits must be 1 to 8, not {self.in_bits}")
         need(self.classes >= 2, f"classes must be at least 2, not {self.classes}")
         need(self.patch >= 1, f"patch must be at least 1, not {self.patch}")
         need(self.image_size > 0 and self.image_size % self.patch == 0,
@@ -109,6 +111,15 @@ KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
 """Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
 AnyModel = ModelConfig | ConvConfig
 """The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
+LATER = ("in_bits",)
+"""Fields of ModelConfig that files written before them do not hold."""
+
+
+def described(model: AnyModel) -> dict[str, object]:
+    """A model's fields for a file's header; those of LATER only where they differ from the default, so that the files of
+    before keep their bytes."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(model)}
+    return {key: value for key, value in dataclasses.asdict(model).items() if key not in LATER or value != defaults[key]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +188,7 @@ PRETRAIN = "pretrain"
 class TrainConfig:
     """Training run of the float QCFS network, and its distillation from a teacher."""
 
-    dataset: str = field(default="cifar10", metadata={"doc": "cifar10 or fashion_mnist"})
+    dataset: str = field(default="cifar10", metadata={"doc": "a name of model.datasets.DATASETS, such as cifar10"})
     epochs: int = field(default=60, metadata={"doc": "passes over the training set"})
     batch: int = field(default=128, metadata={"doc": "images per step, over all processes"})
     rate: float = field(default=2e-3, metadata={"doc": "peak learning rate of AdamW"})
@@ -232,6 +243,23 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """Frame-based representation of event recordings (`model.frames`)."""
+
+    frames: int = field(default=1, metadata={"doc": "frames of a recording; each has its own input channels"})
+    by: str = field(default="time", metadata={"doc": "frames of equal 'time' or of an equal 'count' of events"})
+    polarity: str = field(default="split", metadata={"doc": "'split': OFF and ON channels; 'merged': one"})
+    fit: str = field(default="crop", metadata={"doc": "sensor to picture: 'crop' (or pad) about the centre, or 'scale'"})
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ConfigError(f"[events] frames must be at least 1, not {self.frames}")
+        for key, choices in (("by", ("time", "count")), ("polarity", ("split", "merged")), ("fit", ("crop", "scale"))):
+            if getattr(self, key) not in choices:
+                raise ConfigError(f"[events] {key} must be {' or '.join(choices)}, not {getattr(self, key)!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizeConfig:
     """Integer formats of the exported network."""
 
@@ -258,6 +286,7 @@ class Config:
     train: TrainConfig
     quantize: QuantizeConfig
     machine: dict[str, object]
+    events: EventsConfig = EventsConfig()
 
 
 def _typed(table: str, key: str, value: object, kind: object) -> object:
@@ -376,6 +405,7 @@ def load(path: str | Path) -> Config:
             train=read_table(TrainConfig, "train", raw.get("train", {})),
             quantize=read_table(QuantizeConfig, "quantize", raw.get("quantize", {})),
             machine=dict(raw.get("machine", {})),
+            events=read_table(EventsConfig, "events", raw.get("events", {})),
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

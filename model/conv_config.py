@@ -92,6 +92,11 @@ class ConvConfig:
         return 1
 
     @property
+    def in_bits(self) -> int:
+        """Bits of a pixel."""
+        return 8
+
+    @property
     def planes(self) -> int:
         """b, the bit planes of a spike count: L = 2^b - 1."""
         return self.levels.bit_length()

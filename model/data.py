@@ -5,13 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.datasets import DataError, enlargement, margin, read
+from model.config import Config
+from model.dataset import Statistics
+from model.datasets import DATASETS, DataError, enlargement, margin, read, read_for, statistics
 
-NORMALISATION = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
-}
-"""Mean and standard deviation of pixel / 255, per channel (CIFAR-10: the values of the published MST)."""
+NORMALISATION = {name: entry.statistics for name, entry in DATASETS.items() if entry.statistics is not None}
+"""Published mean and standard deviation of pixel / 255, per channel (CIFAR-10: the values of the published MST)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,17 @@ def load(dataset: str, train: bool, root: str | Path | None = None) -> Images:
     """Read the training or the test part of `dataset` under `root`; DataError where it is missing or damaged."""
     images, labels = read(dataset, train, root)
     return Images(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def load_for(config: Config, train: bool, root: str | Path | None = None) -> Images:
+    """Read the training or test part of `config`'s data set, in the representation of its network; DataError as `load`."""
+    images, labels = read_for(config, train, root)
+    return Images(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def normalisation(dataset: str, images: Tensor) -> Statistics:
+    """Mean and standard deviation of pixel / 255 per channel: the published ones, else those of `images` [N, C, H, W]."""
+    return statistics(dataset, images.numpy())
 
 
 def fit(images: Tensor, channels: int, side: int) -> Tensor:
@@ -47,17 +57,17 @@ def enlarged(images: Tensor, side: int) -> Tensor:
 class Augment:
     """Random crop from a frame padded by reflection, then random flip, on batches of uint8 images."""
 
-    def __init__(self, images: Tensor, pad: int = 4) -> None:
-        """images: uint8 [N, C, H, W], all of the training set; it is padded once."""
+    def __init__(self, images: Tensor, pad: int = 4, flip: bool = True) -> None:
+        """images: uint8 [N, C, H, W], all of the training set; it is padded once. `flip`: mirror every other one."""
         self.side = images.shape[-1]
-        self.pad = pad
+        self.pad, self.share = pad, 0.5 if flip else 0.0
         padded = torch.nn.functional.pad(images.float(), (pad, pad, pad, pad), mode="reflect") if pad else images
         self.frames = padded.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def draw(self, batch: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Corner int64 [B, 2] and flip bool [B] of a batch."""
         corner = torch.randint(2 * self.pad + 1, (2, batch, 1), generator=random)
-        flip = torch.rand((batch, 1), generator=random) < 0.5
+        flip = torch.rand((batch, 1), generator=random) < self.share
         return corner[:, :, 0].T, flip[:, 0]
 
     def apply(self, index: Tensor, corner: Tensor, flip: Tensor) -> Tensor:

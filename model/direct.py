@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model import checkpoint
 from model import config as configuration
 from model.config import Config, MaskingConfig
-from model.data import Augment, Images, fit, load
+from model.data import Augment, Images, fit, load_for
 from model.factory import network
 from model.neuron import LfsrMasks, StepwiseEngine
 from model.qcfs import QCFS
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint.expect(path, given, config.model)
         model = network(config.model, config.masking.at(args.mask))
         model.load_state_dict(given.state_dict())
-        tuner = FineTuner(config, model, load(config.train.dataset, True, args.data), args.runs / args.output.stem,
+        tuner = FineTuner(config, model, load_for(config, True, args.data), args.runs / args.output.stem,
                           steps=args.steps, epochs=args.epochs, images=args.images, batch=args.batch, rate=args.rate)
         tuner.run()
         checkpoint.save(args.output, model, {"dataset": config.train.dataset, "epoch": info.get("epoch"), "steps": args.steps,

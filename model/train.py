@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from model import augment, checkpoint
 from model.config import Config, TrainConfig
-from model.data import NORMALISATION, Augment, Images, enlarged, fit
-from model.datasets import enlargement
+from model.data import Augment, Images, enlarged, fit, normalisation
+from model.datasets import DATASETS, enlargement
 from model.distill import Teacher, distillation
 from model.factory import build
 from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine
@@ -106,10 +106,10 @@ class Trainer:
         if train < 1:
             raise TrainingError(f"[train] holdout = {settings.holdout} leaves none of {len(pixels)} images to train on: lower it")
         self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
-        self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad)
+        self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad, DATASETS[settings.dataset].mirrors)
         self.labels = data.labels[:train].to(self.device)
         self.model = build(config)
-        mean, std = NORMALISATION[settings.dataset]
+        mean, std = normalisation(settings.dataset, pixels[:train])
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
         self.mean = build(config).requires_grad_(False).to(self.device)

@@ -10,6 +10,7 @@ import numpy as np
 
 from model import config as configuration
 from model.config import Config
+from model.datasets import DATASETS
 from quantize.layers import Network
 from quantize.measured import accuracy_file, measured
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
-CITATIONS = {
-    "cifar10": "CIFAR-10 (A. Krizhevsky, Learning multiple layers of features from tiny images, 2009)",
-    "fashion_mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017)",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,8 +89,7 @@ def _export(args: argparse.Namespace, config: Config) -> None:
 
 
 def _accuracy(args: argparse.Namespace, config: Config) -> None:
-    from model.data import fit
-    from model.data import load as load_data
+    from model.data import fit, load_for
     from quantize.agreement import accuracies, agreement, table
     from quantize.export import export
     from quantize.network import digest, save
@@ -105,7 +101,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     name = digest(network)
     if digest(export(mst, config)) != name:
         raise ValueError(f"{output}: is not the export of {checkpoint}: run `python -m quantize export` first")
-    data = load_data(config.train.dataset, False, args.data)
+    data = load_for(config, False, args.data)
     if not 1 <= args.images <= len(data.images):
         raise ValueError(f"--images must be 1 to {len(data.images)}, not {args.images}")
     pixels = fit(data.images[:args.images], config.model.in_channels, config.model.image_size)
@@ -117,7 +113,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
              f"({100 * (integer - real):+.2f} points) on {len(images)} test images.")
     _write(args.results / f"{config.name}-agreement.md", (
         f"# {config.name}: integer network against the float QCFS model\n\n"
-        f"{CITATIONS[config.train.dataset]}. {lines}\n\n"
+        f"{DATASETS[config.train.dataset].citation}. {lines}\n\n"
         f"Share of equal spike counts on the first {count} test images, integers against float64. *This layer alone*:\n"
         "its inputs are the float model's counts, so that only its own rounding shows. Then with both networks\n"
         "running freely, where every difference is carried on by all later layers. Made by\n"
@@ -134,14 +130,15 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
 
 
 def _sample(args: argparse.Namespace, config: Config) -> None:
-    from model.data import fit
-    from model.data import load as load_data
-    data = load_data(config.train.dataset, False, args.data)
+    from model.data import fit, load_for
+    if DATASETS[config.train.dataset].events:
+        raise ValueError(f"recordings of {config.train.dataset} are not shipped: `python -m sim run` reads them from MST_DATA")
+    data = load_for(config, False, args.data)
     pixels = fit(data.images[:SAMPLE_IMAGES], config.model.in_channels, config.model.image_size)
     path = args.config.with_name(f"{config.train.dataset}-sample.npz")
     images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     np.savez_compressed(path, images=images, labels=data.labels[:SAMPLE_IMAGES].numpy())
-    print(f"{path}: first {SAMPLE_IMAGES} test images of {CITATIONS[config.train.dataset]}")
+    print(f"{path}: first {SAMPLE_IMAGES} test images of {DATASETS[config.train.dataset].citation}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from quantize.formats import (
     BIAS_BITS,
     GAIN_BITS,
     LOGIT_BITS,
-    PIXEL_BITS,
     STREAM_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
@@ -72,7 +71,7 @@ def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
         taps, last = conv.unpooled, index == len(plan) - 1
         table.append(LayerShape(
             conv.name, "conv", stream, -1, conv.tokens, conv.side, conv.inputs, conv.outputs,
-            model.planes if index else PIXEL_BITS, False, conv.residual, "norm" if conv.residual else "",
+            model.planes if index else model.in_bits, False, conv.residual, "norm" if conv.residual else "",
             CONV_SITE if conv.residual and not last else "",
             Gather(taps.kernel, taps.stride, taps.padding)))
     end = plan[-1]
@@ -89,7 +88,7 @@ def _mst_shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
         tokens = side * side
         if stage == 0:
             table.append(LayerShape("embed", "embed", 0, -1, tokens, side, model.patch**2 * model.in_channels, width,
-                                    PIXEL_BITS, False, "fresh", "norm"))
+                                    model.in_bits, False, "fresh", "norm"))
         else:
             table.append(LayerShape(f"s{stage - 1}.merge", "merge", stage, -1, tokens, 2 * side, 2 * width, width,
                                     stream_bits, True, "fresh", "norm"))

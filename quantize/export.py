@@ -14,7 +14,7 @@ from model.spiking import SpikingNetwork
 from quantize.check import check, head_bits
 from quantize.fold import Affine, ExportError, Floats, FoldedAttention, FoldedGemm, FoldedLayer, fold
 from quantize.fold_conv import fold_backbone
-from quantize.formats import BIAS_BITS, PIXEL_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS, limits
+from quantize.formats import BIAS_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS, limits
 from quantize.layers import Attention, Gemm, Layer, Network, Residual
 from quantize.rounding import Moments, counts_after, plain, round_rows
 from quantize.stream import Plan, Scale, Step, norm_fire, plan_stage
@@ -47,7 +47,7 @@ def _gemm(layer: FoldedGemm, scale_in: Floats, offset_in: Floats, moments: Momen
         shift = np.floor(bias / layer.theta * real + real / 2) - (threshold >> 1)
     in_bits, signed = levels.bit_length(), False
     if layer.pixels:
-        in_bits = PIXEL_BITS
+        in_bits = config.model.in_bits
     elif layer.theta_in is None:
         in_bits, signed = config.quantize.stream_bits, True
     if layer.kind == "head":

@@ -3,7 +3,7 @@
 WEIGHT_BITS = 8
 """Signed weights."""
 PIXEL_BITS = 8
-"""Unsigned pixels: bit planes of the first layer."""
+"""Unsigned input values on the image stream, one byte each; [model] in_bits says how many of them a network uses."""
 THRESHOLD_BITS = 20
 """Unsigned thresholds, 1 .. 2^20 - 1 (of the neuron after a GEMM, of a norm fire and of the attention scores)."""
 BIAS_BITS = 28

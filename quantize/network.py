@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import FLOAT_ONLY, ConfigError, ModelConfig, read_model
+from model.config import FLOAT_ONLY, ConfigError, ModelConfig, described, read_model
 from quantize.check import check
 from quantize.formats import BIAS_BITS, GAIN_BITS, THRESHOLD_BITS, WEIGHT_BITS
 from quantize.layers import Attention, Gather, Gemm, Ints, Layer, Network, NetworkError, NormFire, Requantise, Residual
@@ -81,7 +81,7 @@ def encode(network: Network, *, notes: bool = True) -> bytes:
             table.append({"layer": layer.name, "name": name, "dtype": dtype, "shape": list(values.shape),
                           "offset": len(payload)})
             payload += np.ascontiguousarray(values).astype(dtype).tobytes()
-    model = {key: value for key, value in dataclasses.asdict(network.model).items() if key not in FLOAT_ONLY}
+    model = {key: value for key, value in described(network.model).items() if key not in FLOAT_ONLY}
     try:
         header = json.dumps({
             "model": model, "rom_bits": network.rom_bits,

@@ -33,12 +33,14 @@ _THRESHOLD_TOP = limits(THRESHOLD_BITS, False)[1]
 
 
 def random_images(model: AnyModel, seed: int, count: int) -> NDArray[np.uint8]:
-    """Images uint8 [count, H, W, C]: smooth blocks under noise, so that neighbours are alike as in photographs."""
+    """Images uint8 [count, H, W, C]: smooth blocks under noise, so that neighbours are alike as in photographs.
+
+    Of their 8 bits the model's `in_bits` heaviest."""
     rng = np.random.Generator(np.random.PCG64(seed))
     side = model.image_size
     coarse = rng.integers(0, 256, (count, -(-side // 4), -(-side // 4), model.in_channels))
     smooth = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :side, :side]
-    return np.clip(smooth + rng.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8)
+    return np.clip(smooth + rng.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8) >> 8 - model.in_bits
 
 
 def random_network(model: AnyModel, seed: int, quantize: QuantizeConfig | None = None,

@@ -74,7 +74,7 @@ class IntegerMST:
                 self.weights[layer.name] = weight.T.contiguous() if layer.gather is None else _kernel(weight, layer.gather)
 
     def run(self, images: NDArray[np.uint8], first_image: int = 0, forced: Forced | None = None) -> Outputs:
-        """Outputs of every layer for images [B, H, W, C]; NetworkError for another shape or dtype.
+        """Outputs of every layer for images [B, H, W, C]; NetworkError for another shape, dtype or range.
 
         With `forced`, each layer works on the given counts of those before it, so that its own error shows alone.
         """
@@ -84,6 +84,8 @@ class IntegerMST:
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise NetworkError(f"images are {images.dtype} {list(images.shape)}: "
                                f"this network takes uint8 [B, {m.image_size}, {m.image_size}, {m.in_channels}]")
+        if images.size and int(images.max()) >> m.in_bits:
+            raise NetworkError(f"images hold the value {images.max()}: this network takes counts of 0 to {(1 << m.in_bits) - 1}")
         batch = len(images)
         masks = _Masks(self.mask, first_image, batch)
         side = m.side(0)

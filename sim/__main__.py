@@ -86,14 +86,16 @@ def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.ui
         raise ConfigError(f"--images must be at least 1, not {count}")
     if args.random_weights is not None and args.images_file is None:
         return random_images(config.model, args.random_weights, count), None
-    return image_files.load(args.images_file or image_files.sample(config.train.dataset), count)
+    if args.images_file is not None:
+        return image_files.load(args.images_file, count)
+    return image_files.of(config, count)
 
 
 def load_test_set(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
     """The first `--images` images (all, by default) of the data set's official test part, fitted to the network."""
     if args.random_weights is not None or args.images_file is not None:
         return load_images(config, args)
-    pictures, labels = datasets.read(config.train.dataset, False, args.data)
+    pictures, labels = datasets.read_for(config, False, args.data)
     images = datasets.fitted(pictures, config.model.in_channels, config.model.image_size)
     count = len(images) if args.images is None else args.images
     if not 1 <= count <= len(images):

@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration.load(args.config)
         network = network_file.load(args.config.with_suffix(network_file.EXTENSION))
-        images, _ = image_files.load(image_files.sample(config.train.dataset), IMAGES)
+        images, _ = image_files.of(config, IMAGES)
         setting = Setting(args.config, config, network, images, BUILD_ROOT / config.name)
         result = Path(RESULT)
         known = json.loads(result.read_text(encoding="utf-8")) if args.only and result.is_file() else {}

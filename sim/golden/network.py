@@ -46,7 +46,7 @@ class Trace:
 
 
 def check_images(model: AnyModel, images: object) -> None:
-    """ValueError, in one line, unless `images` is uint8 [B, H, W, C] of this model."""
+    """ValueError, in one line, unless `images` is uint8 [B, H, W, C] of this model, within its `in_bits`."""
     side, channels = model.image_size, model.in_channels
     need = f"this network takes uint8 [B, {side}, {side}, {channels}]"
     if not isinstance(images, np.ndarray):
@@ -55,6 +55,9 @@ def check_images(model: AnyModel, images: object) -> None:
         raise ValueError(f"images have dtype {images.dtype}: {need}")
     if images.ndim != 4 or images.shape[1:] != (side, side, channels):
         raise ValueError(f"images have shape {list(images.shape)}: {need}")
+    top = (1 << model.in_bits) - 1
+    if top < 255 and images.size and int(images.max()) > top:
+        raise ValueError(f"images hold the value {images.max()}: this network takes 0 to {top} (in_bits = {model.in_bits})")
 
 
 def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None = None, first_image: int = 0,

@@ -55,7 +55,7 @@ def study(batch: Path, layer: Path, images: int, data: Path | None, command: str
                for value in [getattr(config.model, name)]] for config in configs]
     if shapes[0] != shapes[1] or first.train.dataset != second.train.dataset:
         raise ConfigError(f"{batch} and {layer} differ in more than their norms")
-    raw, labels = datasets.read(first.train.dataset, False, data)
+    raw, labels = datasets.read_for(first, False, data)
     if not 0 <= images <= len(labels):
         raise ConfigError(f"--images must be 0 (all) to {len(labels)}, not {images}")
     count = images or len(labels)

@@ -106,7 +106,7 @@ def held_out(setting: Setting, count: int, data: Path | None) -> Setting:
     train = setting.config.train
     if not 1 <= count <= train.holdout:
         raise ConfigError(f"--held-out must be 1 to {train.holdout} ([train] holdout), not {count}")
-    pictures, labels = datasets.read(train.dataset, True, data)
+    pictures, labels = datasets.read_for(setting.config, True, data)
     images = datasets.fitted(pictures[-count:], setting.config.model.in_channels, setting.config.model.image_size)
     return dataclasses.replace(setting, images=images, labels=labels[-count:],
                                source=f"the last {count} {train.dataset} training images, held out of training")

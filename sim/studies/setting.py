@@ -70,10 +70,10 @@ def open_setting(path: Path, *, images: int, sample: bool, data: Path | None, ne
     if found.model != config.model:
         raise NetworkError(f"{file}: its model differs from [model] of {path}: run make quantize CONFIG={path}")
     if sample:
-        pictures, labels = image_files.load(image_files.sample(config.train.dataset), images or 64)
+        pictures, labels = image_files.of(config, images or 64)
         source = f"first {len(labels)} images of the {config.train.dataset} test set (the committed sample)"
     else:
-        raw, labels = datasets.read(config.train.dataset, False, data)
+        raw, labels = datasets.read_for(config, False, data)
         if not 0 <= images <= len(labels):
             raise ConfigError(f"--images must be 0 (all) to {len(labels)}, not {images}")
         count = images or len(labels)
