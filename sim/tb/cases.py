@@ -13,6 +13,7 @@ from hwgen.config import MachineConfig
 from hwgen.descriptors import GEMM, After
 from hwgen.fire import PLANES_MAX
 from hwgen.gemm_cycles import LOGITS_DELAY, write_delay
+from hwgen.gemm_desc import NO_EDGE
 from hwgen.parameters import BRANCH, NEURON, pack_channel
 from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
 from quantize.formats import BIAS_BITS, LOGIT_BITS, STREAM_BITS, THRESHOLD_BITS, limits
@@ -90,8 +91,10 @@ def _random_walk(rng: random.Random, m: MachineConfig, density: float, small: bo
         "tokens_x": tx - 1, "tokens_y": ty - 1, "phases_x": px - 1, "phases_y": py - 1, "off_x": token_words,
         "off_y": row_words, "words": words - 1, "group_step": group_step, "first_group": (groups - 1) * group_step,
         "first_bit": (bits - 1) % b, "passes_less_one": groups - 1 + int(signed and (bits - 1) % b > 0),
-        "signed": int(signed), "weight_base": weight_base,
+        "signed": int(signed), "weight_base": weight_base, "stride": 0, "padding": 0, "side": NO_EDGE,
         "row_word_step": row_word_step, "row_phase_step": row_phase_step}
+    if rng.random() < 0.5:  # some gathered tokens lie outside of the map: whatever the memory holds there counts as 0
+        fields |= {"stride": rng.randint(1, 3), "padding": rng.randint(0, 2), "side": rng.randint(0, 5)}
     low, high = limits(bits, signed)
     raw = np.array([[rng.randint(low, high) if rng.random() < density else 0 for _ in range(px * py * channels)]
                     for _ in range(tx * ty)], np.int64)
@@ -106,6 +109,11 @@ def _random_walk(rng: random.Random, m: MachineConfig, density: float, small: bo
                 for word in range(words):
                     at = base + y * row_words + x * token_words + group * group_step + word
                     memory[at] = pack_lanes(part[word * lanes:(word + 1) * lanes], b)
+    for token, phase in np.ndindex(tx * ty, px * py):
+        at_x = token % tx * fields["stride"] - fields["padding"] + phase // py
+        at_y = token // tx * fields["stride"] - fields["padding"] + phase % py
+        if not (0 <= at_x <= fields["side"] and 0 <= at_y <= fields["side"]):
+            raw[token, phase * channels:(phase + 1) * channels] = 0
     return Walk(fields, memory, raw, np.array(rows), bits)
 
 

@@ -101,7 +101,7 @@ async def zeros_are_free(dut: Any) -> None:
         words = walk.fields["words"] + 1
         per = walk.values.shape[1]
         busy = -(-min(m.lanes, per) // m.rows_per_cycle)
-        if words < 3 or busy < words or walk.fields["phases_x"] or walk.fields["phases_y"]:
+        if words < 3 or busy < words or walk.fields["phases_x"] or walk.fields["phases_y"] or walk.fields["stride"]:
             continue
         walk.values[0] = 0
         walk.values[:, :m.lanes] = -1 if walk.fields["signed"] else (1 << walk.bits) - 1
