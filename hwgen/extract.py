@@ -157,10 +157,8 @@ class Extractor(wiring.Component):
         first = [taken.eq(Mux(d.signed, top, top | lower)), group.eq(d.first_group), first_pass.eq(1), shift.eq(0)]
         m.d.comb += [top.eq(1 << d.first_bit), lower.eq(top - 1)]
         m.d.comb += [issue.eq(busy & advance), pass_end.eq(words.last & py.last & px.last),
-                      next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
-                     next_left.eq(Mux(x.last, -d.padding, left + d.stride)), next_upper.eq(upper + Mux(x.last, d.stride, 0)),
-                     tag.valid.eq(busy), tag.row.eq(row), tag.taken.eq(Mux(inside, taken, 0)),
-                     tag.first_pass.eq(first_pass), tag.shift.eq(shift),
+                     next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
+                     tag.valid.eq(busy), tag.row.eq(row), tag.taken.eq(taken), tag.first_pass.eq(first_pass), tag.shift.eq(shift),
                      tag.negate.eq(d.signed & first_pass), tag.pass_end.eq(pass_end),
                      tag.token_end.eq(pass_end & passes.last), walked.address.eq(phase + (group + w))]
         with m.If(self.start):

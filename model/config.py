@@ -112,7 +112,7 @@ KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
 AnyModel = ModelConfig | ConvConfig
 """The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
 LATER = ("in_bits",)
-"""Fields of [model] that files written before them do not hold."""
+"""Fields of ModelConfig that files written before them do not hold."""
 
 
 def described(model: AnyModel) -> dict[str, object]:

@@ -39,12 +39,9 @@ def run_stepwise(network: Network, images: NDArray[np.uint8], steps: int, *, mas
     """Run `network` on images uint8 [B, H, W, C] for `steps` time steps, each showing the same image.
 
     `mask`: Random Spike Masking, redrawn at every step; image number `first_image + index` picks the draws. `keep`: also what
-    every layer handed on in every step. ValueError: images of a wrong shape or dtype, steps below 1,
-    or a convolutional backbone.
+    every layer handed on in every step. ValueError: images of a wrong shape or dtype, or steps below 1.
     """
     check_images(network.model, images)
-    if not isinstance(network.model, ModelConfig):
-        raise ValueError(f"the integers of a {network.model.kind} run in mode exact only: stepwise is `python -m model eval`")
     if steps < 1:
         raise ValueError(f"stepwise needs at least 1 time step, not {steps}")
     if first_image < 0 or first_image + len(images) > 1 << 32:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.attention import WindowAttention
-from model.config import transformer
 from model.masking import SpikeMask
 from model.mst import MST
 from model.neuron import Engine, StepwiseEngine

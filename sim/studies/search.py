@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from model import datasets
-from model.config import SITE_SETS, SITES, ConfigError, transformer
+from model.config import SITE_SETS, SITES, ConfigError
 from model.masking import SpikeMask, mask_rows
 from sim.studies import chart
 from sim.studies.block_mask import BlockMask, Ratios

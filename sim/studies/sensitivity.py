@@ -1,7 +1,7 @@
 """Which layers bear masking: one site of one block is masked at a time."""
 from tqdm import tqdm
 
-from model.config import SITES, transformer
+from model.config import SITES
 from model.masking import mask_rows
 from sim.studies import chart
 from sim.studies.block_mask import BlockMask
