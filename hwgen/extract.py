@@ -80,7 +80,7 @@ class Extractor(wiring.Component):
         advance = Signal()  # all stages move
         lanes, planes = self.m.lanes, self.m.planes
         tag = data.StructLayout({"valid": 1, "row": ADDRESS_BITS, "taken": planes, "first_pass": 1, "shift": 1,
-                                 "negate": 1, "pass_end": 1, "token_end": 1})
+                                 "negate": 1, "pass_end": 1, "token_end": 1, "inside": 1})
         tags = [Signal(tag, name=f"tag{stage}") for stage in range(FETCH_STAGES + 1)]
         for before, after in zip(tags, tags[1:], strict=False):
             with m.If(advance):
@@ -97,7 +97,7 @@ class Extractor(wiring.Component):
         with m.If(advance):
             m.d.sync += self.address.eq(skidded.address)
         self._walk(m, walked, ~full)
-        m.d.comb += self.en.eq(tags[1].valid & tags[1].taken.any() & advance)
+        m.d.comb += self.en.eq(tags[1].valid & tags[1].inside & advance)
 
         word = Signal(self.m.word_bits, reset_less=True)
         with m.If(advance):
@@ -117,7 +117,9 @@ class Extractor(wiring.Component):
                     m.d.sync += counts[-1].eq(ones)
             count = Signal(range(lanes + 1), name=f"count{p}", reset_less=True)
             with m.If(advance):
-                m.d.sync += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & tags[3].taken[p].replicate(lanes)),
+                # no events where no word was read
+                looked = tags[3].taken[p] & tags[3].inside
+                m.d.sync += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
                              counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
                              count.eq(sum(counts[1:], counts[0]))]
             m.d.comb += [entry.bits[p].eq(judged_bits), entry.count[p].eq(count)]
@@ -144,20 +146,19 @@ class Extractor(wiring.Component):
         w, group, taken, first_pass, shift = Signal(8), Signal(12), Signal(planes), Signal(), Signal()
         phase_row, row = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         pass_end, next_token = Signal(), Signal(ADDRESS_BITS)
-        # where the gathered token lies in the map (modulo: before the map is beyond it), and the token's first one
+        # Where the gathered token lies in the map (modulo: before it is beyond it), and the token's first one.
         edge = len(d.side) + 1
-        column_at, row_at, left, upper, next_left, next_upper = (Signal(edge, name=name) for name in (
-            "column_at", "row_at", "left", "upper", "next_left", "next_upper"))
-        inside = (column_at <= d.side) & (row_at <= d.side)
+        column_at, row_at, left, above, next_left, next_above = (Signal(edge, name=name) for name in (
+            "column_at", "row_at", "left", "above", "next_left", "next_above"))
+        m.d.comb += [next_left.eq(Mux(x.last, -d.padding, left + d.stride)), next_above.eq(above + Mux(x.last, d.stride, 0)),
+                     tag.inside.eq((column_at <= d.side) & (row_at <= d.side))]
         # planes below the first pass's uppermost one, and that one
         lower, top = Signal(planes), Signal(planes)
         first = [taken.eq(Mux(d.signed, top, top | lower)), group.eq(d.first_group), first_pass.eq(1), shift.eq(0)]
         m.d.comb += [top.eq(1 << d.first_bit), lower.eq(top - 1)]
         m.d.comb += [issue.eq(busy & advance), pass_end.eq(words.last & py.last & px.last),
-                      next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
-                     next_left.eq(Mux(x.last, -d.padding, left + d.stride)), next_upper.eq(upper + Mux(x.last, d.stride, 0)),
-                     tag.valid.eq(busy), tag.row.eq(row), tag.taken.eq(Mux(inside, taken, 0)),
-                     tag.first_pass.eq(first_pass), tag.shift.eq(shift),
+                     next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
+                     tag.valid.eq(busy), tag.row.eq(row), tag.taken.eq(taken), tag.first_pass.eq(first_pass), tag.shift.eq(shift),
                      tag.negate.eq(d.signed & first_pass), tag.pass_end.eq(pass_end),
                      tag.token_end.eq(pass_end & passes.last), walked.address.eq(phase + (group + w))]
         with m.If(self.start):
@@ -165,7 +166,7 @@ class Extractor(wiring.Component):
                 counter.begin()
             m.d.sync += [*first, busy.eq(1), w.eq(0), token.eq(d.in_base), column.eq(d.in_base), phase.eq(d.in_base),
                          phase_row.eq(d.weight_base), row.eq(d.weight_base)]
-            m.d.sync += [where.eq(-d.padding) for where in (column_at, row_at, left, upper)]
+            m.d.sync += [where.eq(-d.padding) for where in (column_at, row_at, left, above)]
         with m.Elif(issue):
             words.step()
             with m.If(~words.last):
@@ -183,12 +184,12 @@ class Extractor(wiring.Component):
                     px.step()
                     with m.If(~px.last):
                         m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x), column_at.eq(column_at + 1),
-                                     row_at.eq(upper)]
+                                     row_at.eq(above)]
             # not nested deeper: few of these conditions hang on each other, and much hangs on them
             with m.If(pass_end):
                 passes.step()
             with m.If(pass_end & ~passes.last):
-                m.d.sync += [column.eq(token), phase.eq(token), column_at.eq(left), row_at.eq(upper), first_pass.eq(0)]
+                m.d.sync += [column.eq(token), phase.eq(token), column_at.eq(left), row_at.eq(above), first_pass.eq(0)]
                 with m.If(first_pass & d.signed & (lower != 0)):  # the sign plane's group again
                     m.d.sync += taken.eq(lower)
                 with m.Else():
@@ -196,7 +197,7 @@ class Extractor(wiring.Component):
             with m.If(tag.token_end):
                 x.step()
                 m.d.sync += [*first, token.eq(next_token), column.eq(next_token), phase.eq(next_token), left.eq(next_left),
-                             upper.eq(next_upper), column_at.eq(next_left), row_at.eq(next_upper)]
+                             above.eq(next_above), column_at.eq(next_left), row_at.eq(next_above)]
             with m.If(tag.token_end & x.last):
                 y.step()
             with m.If(tag.token_end & x.last & y.last):

@@ -66,7 +66,8 @@ def addresses(f: Fields, m: MachineConfig) -> Ints:
     px, py = np.meshgrid(np.arange(f["phases_x"] + 1), np.arange(f["phases_y"] + 1), indexing="ij")
     gathered = (px * f["off_x"] + py * f["off_y"]).ravel()
     inner = (gathered[:, None] + np.arange(f["words"] + 1)[None, :]).ravel()
-    return (token[:, None, None] + np.zeros((1, input_planes(f, m), 1), np.int64) + inner[None, None, :]) % (1 << ADDRESS_BITS)
+    where = token[:, None, None] + np.zeros((1, input_planes(f, m), 1), np.int64) + inner[None, None, :]
+    return where % (1 << ADDRESS_BITS)
 
 
 def inside(f: Fields) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 
 def tile_rows(layer: Gemm, source: Buffer) -> int:
     """Weight rows of a tile of `layer`: one for each input lane of `source`, by gathered token."""
-    return source.rows * (layer.inputs // source.channels if layer.kind in ("merge", "conv") else 1)
+    return source.rows * (layer.inputs // source.channels)
 
 
 def weight_rows(m: MachineConfig, layer: Gemm, source: Buffer, channels: Ints) -> list[int]:

@@ -111,9 +111,8 @@ KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
 """Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
 AnyModel = ModelConfig | ConvConfig
 """The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
-
 LATER = ("in_bits",)
-"""Fields of [model] that files written before them do not hold."""
+"""Fields of ModelConfig that files written before them do not hold."""
 
 
 def described(model: AnyModel) -> dict[str, object]:
@@ -132,16 +131,15 @@ class MaskingConfig:
     """
 
     sites: tuple[str, ...] = field(default=SITE_SETS["published-code"], metadata={
-        "doc": "'published-code', 'paper', 'none', 'conv', a list of q, k, scores, fc1, fc2, conv, "
-               "or a table such as {q = 0.5, fc1 = 0.75}"})
+        "doc": "'published-code', 'paper', 'none', 'conv', a list of q, k, scores, fc1, fc2, conv, or a table such as {q = 0.5}"})
     ratio: float = field(default=0.0, metadata={"doc": "share of spikes masked at each of `sites`, in steps of 1/256"})
     seed: int = field(default=0x2545F491, metadata={"doc": "32-bit seed of the mask LFSR"})
     ratios: tuple[tuple[str, float], ...] = field(default=(), metadata={
         "doc": "table of ratios of their own: by site (q = 0.5) or by block and site ('s0.b1.fc2' = 0.75); 0 leaves it unmasked"})
 
     def __post_init__(self) -> None:
-        named = (*self.sites, *(key.rpartition(".")[2] for key, _ in self.ratios))
-        unknown = [site for site in named if site not in (*SITES, CONV_SITE)]
+        unknown = [site for site in (*self.sites, *(key.rpartition(".")[2] for key, _ in self.ratios))
+                   if site not in (*SITES, CONV_SITE)]
         if unknown:
             raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join((*SITES, CONV_SITE))}, "
                               f"or one of {', '.join(SITE_SETS)}")
@@ -372,11 +370,11 @@ def read_model(raw: object) -> AnyModel:
     return read_table(shape, "model", given)
 
 
-def transformer(model: AnyModel, what: str) -> ModelConfig:
-    """`model` where it is an MST; ConfigError says that `what` is for these alone."""
-    if not isinstance(model, ModelConfig):
-        raise ConfigError(f"{what} is for an MST, and [model] kind is {model.kind!r}: take another configuration")
-    return model
+def _blocks(model: AnyModel) -> list[str]:
+    """Names of the blocks that may have mask ratios of their own."""
+    if isinstance(model, ModelConfig):
+        return [f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
+    return list(dict.fromkeys(block for shape in model.plan() if (block := shape.name.rpartition(".")[0])))
 
 
 def load(path: str | Path) -> Config:
@@ -396,8 +394,7 @@ def load(path: str | Path) -> Config:
             raise ConfigError("lacks the table [model]")
         model = read_model(raw["model"])
         masking = read_table(MaskingConfig, "masking", raw.get("masking", {}))
-        blocks = ([f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
-                  if isinstance(model, ModelConfig) else [shape.name for shape in model.plan()[:-1]])
+        blocks = _blocks(model)
         for name, _ in masking.ratios:
             if "." in name and name.rpartition(".")[0] not in blocks:
                 raise ConfigError(f"[masking] ratios: no block of {name!r}; blocks: {', '.join(blocks)}")

@@ -93,7 +93,7 @@ class ConvConfig:
 
     @property
     def in_bits(self) -> int:
-        """Bits of an input value: a pixel's."""
+        """Bits of a pixel."""
         return 8
 
     @property

@@ -18,9 +18,10 @@ from model import checkpoint
 from model import config as configuration
 from model.config import Config, MaskingConfig
 from model.data import Augment, Images, fit, load_for
-from model.mst import MST
+from model.factory import network
 from model.neuron import LfsrMasks, StepwiseEngine
 from model.qcfs import QCFS
+from model.spiking import SpikingNetwork
 from model.train import groups
 
 STATE_FORMAT = "mst-direct-state"
@@ -58,7 +59,7 @@ class SurrogateEngine(StepwiseEngine):
         return up * spike
 
 
-def step_logits(model: MST, images: Tensor, steps: int, masking: MaskingConfig) -> Tensor:
+def step_logits(model: SpikingNetwork, images: Tensor, steps: int, masking: MaskingConfig) -> Tensor:
     """Mean logits [B, classes] of `steps` time steps of normalised images, with gradient.
 
     Masks are those of images drawn at random by torch's generator, and redrawn at every step.
@@ -75,7 +76,7 @@ def step_logits(model: MST, images: Tensor, steps: int, masking: MaskingConfig) 
 class FineTuner:
     """A resumable run in `folder`: `epochs` passes over `images` training images drawn anew for each."""
 
-    def __init__(self, config: Config, model: MST, data: Images, folder: Path, *, steps: int, epochs: int, images: int,
+    def __init__(self, config: Config, model: SpikingNetwork, data: Images, folder: Path, *, steps: int, epochs: int, images: int,
                  batch: int, rate: float, seed: int = 1) -> None:
         """ValueError for numbers out of range. `data`: training images; the held-out ones are left out."""
         for name, value in (("steps", steps), ("epochs", epochs), ("images", images), ("batch", batch)):
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         path = args.checkpoint or args.config.with_suffix(".safetensors")
         given, info = checkpoint.load(path)
         checkpoint.expect(path, given, config.model)
-        model = MST(configuration.transformer(config.model, "direct training"), config.masking.at(args.mask))
+        model = network(config.model, config.masking.at(args.mask))
         model.load_state_dict(given.state_dict())
         tuner = FineTuner(config, model, load_for(config, True, args.data), args.runs / args.output.stem,
                           steps=args.steps, epochs=args.epochs, images=args.images, batch=args.batch, rate=args.rate)

@@ -208,9 +208,8 @@ class SpikeMask:
     @classmethod
     def of(cls, config: MaskingConfig) -> "SpikeMask":
         """Mask with the ratios of the configuration."""
-        sites = (*SITES, CONV_SITE) if config.carries(CONV_SITE) else SITES
         own = {name: int(ratio * 256) for name, ratio in config.ratios if "." in name}
-        return cls(config.seed, {site: config.ratio256_of(site) for site in sites} | own)
+        return cls(config.seed, {site: config.ratio256_of(site) for site in (*SITES, CONV_SITE)} | own)
 
     def ratio_of(self, site: str, block: str = "") -> int:
         """Ratio of `site` in `block` in 1/256; ValueError where blocks differ and none is named."""

@@ -63,16 +63,13 @@ class LfsrMasks:
 
     def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
         """See Masks.keep."""
-        columns = shape.numel() // (len(self.images) * rows)
-        if name in self.conv_rows:
-            block, site, row = name, CONV_SITE, self.conv_rows[name]
-        else:
-            block, _, point = name.rpartition(".")
-            site = SITE_OF[point]
-            row = getattr(self.rows[block], "qkv" if site in "qk" else site)
+        block, _, point = name.rpartition(".")
+        site = CONV_SITE if name in self.conv_rows else SITE_OF[point]
         ratio = self.mask.ratio_of(site, block)
         if not ratio:
             return None
+        columns = shape.numel() // (len(self.images) * rows)
+        row = self.conv_rows[name] if site == CONV_SITE else getattr(self.rows[block], "qkv" if site in "qk" else site)
         first = columns if site == "k" else 0
         return draws(self.mask.seed, self.images, row, rows, first + columns)[:, :, first:] >= ratio
 

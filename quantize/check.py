@@ -24,9 +24,8 @@ from quantize.layers import Attention, Gather, Gemm, Layer, Network, NetworkErro
 class LayerShape:
     """What the model's shape says about one layer. `residual`: '', 'fresh' or 'add'; `after`: '', 'norm' or 'planes'.
 
-    `side`: side of the input token map (of the patches, for `embed`). `stage`: which residual stream it is on. `in_bits` of merge
-    and head
-    assume `stream_bits`.
+    `side`: side of the input token map (of the patches, for `embed`). `stage`: which residual stream it is on. `in_bits`
+    of merge and head assume `stream_bits`.
     """
 
     name: str
@@ -60,6 +59,7 @@ def has_integer_form(model: AnyModel) -> None:
 
 def shapes(model: AnyModel, stream_bits: int) -> tuple[LayerShape, ...]:
     """Every layer of `model` in execution order; NetworkError where it has no integer form."""
+    has_integer_form(model)
     return _mst_shapes(model, stream_bits) if isinstance(model, ModelConfig) else _conv_shapes(model)
 
 
@@ -72,7 +72,8 @@ def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
         table.append(LayerShape(
             conv.name, "conv", stream, -1, conv.tokens, conv.side, conv.inputs, conv.outputs,
             model.planes if index else model.in_bits, False, conv.residual, "norm" if conv.residual else "",
-            CONV_SITE if conv.residual and not last else "", Gather(taps.kernel, taps.stride, taps.padding)))
+            CONV_SITE if conv.residual and not last else "",
+            Gather(taps.kernel, taps.stride, taps.padding)))
     end = plan[-1]
     table.append(LayerShape("head", "head", stream, -1, 1, end.out_side, end.outputs, model.classes,
                             head_bits(model.planes, end.tokens), False))
@@ -80,7 +81,6 @@ def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
 
 
 def _mst_shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
-    has_integer_form(model)
     table: list[LayerShape] = []
     b = model.planes
     for stage, depth in enumerate(model.depths):

@@ -64,8 +64,8 @@ class Gemm:
     """A spike GEMM: weights [out, in], bias [out], threshold [out] (None for the head).
 
     `kind`: embed, qkv, proj, fc1, fc2, merge, conv (with its `gather`) or head. `tokens`: output tokens. `side`: side of the
-    *input* token map (for embed: of the map of patches). `in_bits`, `in_signed`: bit planes of one input value: `in_bits` of the
-    model, b counts, M planes into a merge; the head's input is a sum of tokens, with ceil(log2 tokens) bits more.
+    *input* token map (for embed: of the map of patches). `in_bits`, `in_signed`: bit planes of one input value: `in_bits` of
+    the model, b counts, M planes into a merge; the head's input is a sum of tokens, with ceil(log2 tokens) bits more.
     """
 
     name: str

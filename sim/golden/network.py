@@ -23,8 +23,8 @@ class Trace:
     """What the hardware stores, layer by layer; every array is int32 and starts with the image index.
 
     `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1; conv), "stream" and "next" [B, T, C]
-    (embed, proj, merge, fc2; a convolution with a residual), "stream" and "planes" (last fc2 of a stage), "logits" [B, classes]
-    (head).
+    (embed, proj, merge, fc2; a convolution with a residual), "stream" and "planes" (last fc2 of a stage), "logits"
+    [B, classes] (head).
     `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts; a
     convolution: its input map, not gathered.
     `before[layer]`: the same before masking, only where its site is masked. `scores[attn]` [B, windows, heads, n, n]
@@ -210,7 +210,7 @@ class Walk:
         """The spike mask on what a layer hands on; None where nothing is masked."""
         block = name.rpartition(".")[0]
         if name in self.conv_rows:
-            return self.masked(CONV_SITE, name, counts, self.conv_rows[name], numbers)
+            return self.masked(CONV_SITE, block, counts, self.conv_rows[name], numbers)
         if self.mask is None or final in ("planes", "logits") or kind not in ("qkv", "proj", "fc1"):
             return None
         rows = self.rows[block]

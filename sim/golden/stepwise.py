@@ -17,7 +17,8 @@ from sim.golden.fire import Exact, requantise, residual
 from sim.golden.network import Trace, Walk, check_images
 
 SPIKES_IN = ("qkv", "proj", "fc1", "fc2")
-"""Kinds of layers whose input are spikes, each worth L counts; the others take values: pixels, or planes of the residual."""
+"""Kinds of a transformer's layers whose input are spikes, each worth L counts; the others take values: pixels, or planes of the
+residual. In a convolutional backbone all layers but the first take spikes."""
 
 
 @dataclass(slots=True)
@@ -38,12 +39,9 @@ def run_stepwise(network: Network, images: NDArray[np.uint8], steps: int, *, mas
     """Run `network` on images uint8 [B, H, W, C] for `steps` time steps, each showing the same image.
 
     `mask`: Random Spike Masking, redrawn at every step; image number `first_image + index` picks the draws. `keep`: also what
-    every layer handed on in every step. ValueError: images of a wrong shape or dtype, steps below 1,
-    or a convolutional backbone.
+    every layer handed on in every step. ValueError: images of a wrong shape or dtype, or steps below 1.
     """
     check_images(network.model, images)
-    if not isinstance(network.model, ModelConfig):
-        raise ValueError(f"the integers of a {network.model.kind} run in mode exact only: stepwise is `python -m model evaluate`")
     if steps < 1:
         raise ValueError(f"stepwise needs at least 1 time step, not {steps}")
     if first_image < 0 or first_image + len(images) > 1 << 32:
@@ -83,6 +81,10 @@ class _Stepwise(Walk):
         super().__init__(network, mask)
         self.state: dict[str, Exact] = {}
 
+    def counts_in(self, layer: Gemm) -> bool:
+        """Whether `layer` takes spikes: its sums then count L-fold."""
+        return layer.kind in SPIKES_IN or not isinstance(self.network.model, ModelConfig) and layer is not self.network.layers[0]
+
     def step(self, name: str, charge: Exact, threshold: Exact | int) -> Exact:
         """Spikes of the neurons `name` for this step's charge."""
         spikes, self.state[name] = integrate(self.state.get(name), charge.astype(np.float64, copy=False), threshold)
@@ -90,10 +92,10 @@ class _Stepwise(Walk):
 
     def gemm(self, layer: Gemm, values: Exact, stream: Exact | None) -> dict[str, Exact]:
         """See Walk.gemm; spikes count L, so charges and thresholds are L-fold and no bias is divided."""
-        acc = self.weights[layer.name].sums(values).astype(np.float64)
+        acc = self.weights[layer.name].sums(values).astype(np.float64) * (self.levels if self.counts_in(layer) else 1)
         if layer.threshold is None:
             return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
-        charge = (acc * self.levels if layer.kind in SPIKES_IN else acc) + layer.bias
+        charge = acc + layer.bias
         spikes = self.step(layer.name, charge, layer.threshold * self.levels)
         if layer.residual is None:
             return {"counts": spikes}

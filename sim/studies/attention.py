@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.attention import WindowAttention
-from model.config import transformer
 from model.masking import SpikeMask
 from model.mst import MST
 from model.neuron import Engine, StepwiseEngine
@@ -86,7 +85,7 @@ def study(setting: Setting, index: int = 0) -> tuple[Table, str]:
     for ratio in RATIOS:
         masking = masking_of(setting, ("q", "k", "scores") if ratio else (), ratio)
         trace = run(setting.network, image, mask=SpikeMask.of(masking), first_image=index)
-        model = MST(transformer(setting.config.model, "the study of attention maps"), masking).eval()
+        model = MST(setting.transformer, masking).eval()
         model.load_state_dict(setting.model.state_dict())
         pixels, number = model.normalise(torch.from_numpy(image).permute(0, 3, 1, 2)), torch.tensor([index])
         plain, stepped = _WatchingQcfs(model._masks(1, number)), _WatchingStepwise()

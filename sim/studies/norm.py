@@ -47,8 +47,7 @@ def study(batch: Path, layer: Path, images: int, data: Path | None, command: str
     ConfigError where they differ in more, or `images` are too many; CheckpointError without trained networks.
     """
     configs = [configuration.load(path) for path in (batch, layer)]
-    models = [configuration.transformer(config.model, "the study of norms") for config in configs]
-    kinds = [(model.norm, model.final_norm) for model in models]
+    kinds = [(getattr(config.model, "norm", ""), getattr(config.model, "final_norm", "")) for config in configs]
     if kinds != [("batch", "batch"), ("layer", "layer")]:
         raise ConfigError(f"--config must have norm and final_norm = \"batch\" and --against \"layer\", not {kinds}")
     first, second = configs

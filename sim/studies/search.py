@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from model import datasets
-from model.config import SITE_SETS, SITES, ConfigError, transformer
+from model.config import SITE_SETS, SITES, ConfigError
 from model.masking import SpikeMask, mask_rows
 from sim.studies import chart
 from sim.studies.block_mask import BlockMask, Ratios
@@ -53,7 +53,7 @@ def cheapest(loss: Mapping[tuple[Site, int], float], saving: Mapping[tuple[Site,
 
 def study(setting: Setting, held: Setting) -> tuple[Table, str]:
     """Searched ratios against one ratio at all of the paper's sites, at equal budgets; `held`: images to search with."""
-    model, seed = transformer(setting.config.model, "the search of mask ratios"), setting.config.masking.seed
+    model, seed = setting.transformer, setting.config.masking.seed
     sites: list[Site] = [(block, site) for block in mask_rows(model) for site in SITES]
     base, plain = accuracy(held, None), energy_of(held, None)
     loss: dict[tuple[Site, int], float] = {(site, 0): 0.0 for site in sites}

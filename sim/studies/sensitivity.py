@@ -1,7 +1,7 @@
 """Which layers bear masking: one site of one block is masked at a time."""
 from tqdm import tqdm
 
-from model.config import SITES, transformer
+from model.config import SITES
 from model.masking import mask_rows
 from sim.studies import chart
 from sim.studies.block_mask import BlockMask
@@ -15,7 +15,7 @@ COLUMN = "snn_integer_memory"
 
 def study(setting: Setting) -> tuple[Table, str]:
     """Integer network, `exact`: accuracy lost and energy saved where each site of each block alone is masked by RATIO."""
-    model, seed = transformer(setting.config.model, "the study of sensitivity"), setting.config.masking.seed
+    model, seed = setting.transformer, setting.config.masking.seed
     masking = masking_of(setting, SITES, RATIO)
     base = accuracy(setting, None)
     plain = cost(layer_costs(setting, masking_of(setting, (), 0.0)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model import config as configuration
 from model import datasets
-from model.config import Config, ConfigError
+from model.config import Config, ConfigError, ModelConfig
 from quantize import network as network_file
 from quantize.layers import Network, NetworkError
 from sim import images as image_files
@@ -42,6 +42,14 @@ class Setting:
         found, _ = checkpoint.load(self.checkpoint)
         checkpoint.expect(self.checkpoint, found, self.config.model)
         return found
+
+    @property
+    def transformer(self) -> ModelConfig:
+        """The shape, of a study that only a transformer has; ConfigError for another backbone."""
+        if not isinstance(self.config.model, ModelConfig):
+            raise ConfigError(f"{self.path}: this study looks at a transformer's blocks: give the configuration of an MST, "
+                              f"not of a {self.config.model.kind}")
+        return self.config.model
 
     def notes(self, *more: str) -> list[str]:
         """The lines that every table carries: size, data, and the command."""

@@ -3,7 +3,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.config import ModelConfig
 from model.neuron import ExactEngine, fire_exact
 from model.qcfs import QCFS
 from sim.golden.network import run
@@ -48,9 +47,8 @@ def study(setting: Setting) -> tuple[Table, str]:
             right["stepwise", t] += int((sums[t - 1].argmax(1) == labels).sum())
     whole = run(setting.network, setting.images, keep=False).classes
     right["integers, exact", levels] = int((whole == setting.labels).sum())
-    if isinstance(setting.config.model, ModelConfig):  # the integers of a backbone run in `exact` only
-        stepped = run_stepwise(setting.network, setting.images, STEPS[-1]).classes
-        right |= {("integers, stepwise", t): int((stepped[t - 1] == setting.labels).sum()) for t in STEPS}
+    stepped = run_stepwise(setting.network, setting.images, STEPS[-1]).classes
+    right |= {("integers, stepwise", t): int((stepped[t - 1] == setting.labels).sum()) for t in STEPS}
     count = len(pixels)
     rows: list[list[str | int | float | None]] = [[mode, t, hits / count] for (mode, t), hits in right.items()]
     table = Table(f"{setting.config.name}: accuracy against time steps", ["mode", "T", "accuracy"], rows, frozenset({"accuracy"}),
@@ -58,6 +56,6 @@ def study(setting: Setting) -> tuple[Table, str]:
                                 f"then has T steps to fire in (T = L = {levels} equals QCFS); `stepwise`: every step runs the "
                                 "whole network."))
     lines = {mode: [(float(t), hits / count) for (name, t), hits in right.items() if name == mode and t is not None]
-             for mode in dict.fromkeys(name for name, t in right if t is not None) if mode != "integers, exact"}
+             for mode in ("exact", "stepwise", "integers, stepwise")}
     lines["QCFS network"] = [(1.0, right["qcfs", None] / count), (float(STEPS[-1]), right["qcfs", None] / count)]
     return table, chart.lines(table.title, "time steps T", "accuracy", lines, log=True)
