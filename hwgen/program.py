@@ -208,7 +208,7 @@ class Compiler:
         values = {
             **gemm_desc.walk(m, layer, source, inputs.base, rows, self.model.planes),
             **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes,
-                             {site: self.masking.ratio256_of(site, layer.name.rpartition(".")[0]) for site in sites}),
+                             {site: self.masking.ratio256_of(site, layer.name.rsplit(".", 1)[0]) for site in sites}),
             **bases,
             "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
             "out_base": outputs.base + tile if outputs else 0,

@@ -65,7 +65,7 @@ class LfsrMasks:
         """See Masks.keep."""
         block, _, point = name.rpartition(".")
         site = CONV_SITE if name in self.conv_rows else SITE_OF[point]
-        ratio = self.mask.ratio_of(site, block)
+        ratio = self.mask.ratio_of(site, block or name)
         if not ratio:
             return None
         columns = shape.numel() // (len(self.images) * rows)

@@ -19,8 +19,8 @@ COLUMN = "snn_integer_memory"
 def study(setting: Setting) -> tuple[Table, str]:
     """Integer network in `exact` mode at ratios 0 to 0.9 (rounded to 1/256) without retraining."""
     if not isinstance(setting.config.model, ModelConfig):
-        raise ConfigError(f"{setting.path}: this study masks attention and MLPs; for a {setting.config.model.kind} take the study "
-                          "`backbone`")
+        raise ConfigError(f"{setting.path}: this study masks attention and MLPs; for a {setting.config.model.kind} take "
+                          "the study `backbone`")
     rows: list[list[str | int | float | None]] = []
     plain = layer_costs(setting, masking_of(setting, (), 0.0))
     base, base_attention, base_mlp = cost(plain), cost(plain, ATTENTION), cost(plain, MLP)
