@@ -14,6 +14,7 @@ from quantize.formats import CURRENT_FRACTION, SCORE_SHIFT
 from quantize.layers import Attention, Gemm, Network, NormFire
 from sim.golden.attention import heads_of
 from sim.golden.fire import Exact, requantise, residual
+from sim.golden.gemm import gathered
 from sim.golden.network import Trace, Walk, check_images
 
 SPIKES_IN = ("qkv", "proj", "fc1", "fc2")
@@ -92,6 +93,8 @@ class _Stepwise(Walk):
 
     def gemm(self, layer: Gemm, values: Exact, stream: Exact | None) -> dict[str, Exact]:
         """See Walk.gemm; spikes count L, so charges and thresholds are L-fold and no bias is divided."""
+        if layer.gather is not None:
+            values = gathered(values, layer.side, layer.gather)
         acc = self.weights[layer.name].sums(values).astype(np.float64) * (self.levels if self.counts_in(layer) else 1)
         if layer.threshold is None:
             return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
