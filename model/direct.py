@@ -173,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--rate", type=float, default=3e-4, help="learning rate of AdamW (default: 3e-4)")
     top.add_argument("--mask", type=float, default=0.0, help="spike mask ratio at the configuration's sites (default: 0)")
     top.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    top.add_argument("--data", help="folder of the data sets (default: SpikingNetwork_DATA, else data)")
+    top.add_argument("--data", help="folder of the data sets (default: MST_DATA, else data)")
     top.add_argument("--runs", type=Path, default=Path("runs"), help="folder of training states (default: runs)")
     return top
 

@@ -10,6 +10,7 @@ from sim.studies.table import Table
 STUDIES = {
     "steps": "accuracy against T, `exact` and `stepwise` (needs torch)",
     "masking": "accuracy, cycles and energy against the masking ratio: attention only, MLPs only, both",
+    "backbone": "a VGG or ResNet: accuracy in both firing modes, cycles and energy against the masking ratio (needs torch)",
     "sensitivity": "what masking one site of one block costs and saves",
     "search": "masking ratios of their own for each site, searched under an energy budget on held-out training images",
     "direct": "direct training against plain conversion: accuracy and SOPs at few steps, --trained FILES (needs torch)",

@@ -1,7 +1,7 @@
 """Accuracy, cycles and energy against the masking ratio, for attention only, MLP only, and both (MST, figure 5 and table 4)."""
 from tqdm import tqdm
 
-from model.config import SITE_SETS
+from model.config import SITE_SETS, ConfigError, ModelConfig
 from model.masking import SpikeMask
 from sim.studies import chart
 from sim.studies.measure import ATTENTION, MLP, accuracy, cost, layer_costs, masking_of
@@ -18,6 +18,9 @@ COLUMN = "snn_integer_memory"
 
 def study(setting: Setting) -> tuple[Table, str]:
     """Integer network in `exact` mode at ratios 0 to 0.9 (rounded to 1/256) without retraining."""
+    if not isinstance(setting.config.model, ModelConfig):
+        raise ConfigError(f"{setting.path}: this study masks attention and MLPs; for a {setting.config.model.kind} take "
+                          "the study `backbone`")
     rows: list[list[str | int | float | None]] = []
     plain = layer_costs(setting, masking_of(setting, (), 0.0))
     base, base_attention, base_mlp = cost(plain), cost(plain, ATTENTION), cost(plain, MLP)
