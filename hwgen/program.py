@@ -177,10 +177,14 @@ class Compiler:
         step.outputs = part
         return step
 
+    def _block(self, layer: Gemm) -> str:
+        """What a mask ratio of its own names: a block, or a convolution."""
+        return layer.name if layer.name in self.conv_rows else layer.name.rpartition(".")[0]
+
     def _site(self, layer: Gemm) -> tuple[tuple[str, ...], int]:
         """Mask sites that this layer's output carries and the configuration masks, and their first mask row."""
         sites: tuple[str, ...] = ()
-        block, row = layer.name.rsplit(".", 1)[0], 0
+        block, row = self._block(layer), 0
         if layer.name in self.conv_rows:
             sites, row = (CONV_SITE,), self.conv_rows[layer.name]
         elif layer.norm is not None and layer.norm.site:
@@ -208,7 +212,7 @@ class Compiler:
         values = {
             **gemm_desc.walk(m, layer, source, inputs.base, rows, self.model.planes),
             **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes,
-                             {site: self.masking.ratio256_of(site, layer.name.rsplit(".", 1)[0]) for site in sites}),
+                             {site: self.masking.ratio256_of(site, self._block(layer)) for site in sites}),
             **bases,
             "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
             "out_base": outputs.base + tile if outputs else 0,

@@ -371,10 +371,10 @@ def read_model(raw: object) -> AnyModel:
 
 
 def _blocks(model: AnyModel) -> list[str]:
-    """Names of the blocks that may have mask ratios of their own."""
+    """Names of the blocks, or convolutions, that may have mask ratios of their own."""
     if isinstance(model, ModelConfig):
         return [f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
-    return list(dict.fromkeys(block for shape in model.plan() if (block := shape.name.rpartition(".")[0])))
+    return [shape.name for shape in model.plan()]
 
 
 def load(path: str | Path) -> Config:

@@ -64,8 +64,10 @@ class LfsrMasks:
     def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
         """See Masks.keep."""
         block, _, point = name.rpartition(".")
-        site = CONV_SITE if name in self.conv_rows else SITE_OF[point]
-        ratio = self.mask.ratio_of(site, block or name)
+        site = SITE_OF.get(point, "")
+        if name in self.conv_rows:
+            block, site = name, CONV_SITE
+        ratio = self.mask.ratio_of(site, block)
         if not ratio:
             return None
         columns = shape.numel() // (len(self.images) * rows)

@@ -139,7 +139,7 @@ class IntegerMST:
             elif masks.mask is not None and layer.kind == "fc1":
                 count = masks.apply(count, "fc2", block, self.rows[block].fc2)
             elif layer.name in self.conv_rows:
-                count = masks.apply(count, CONV_SITE, block or layer.name, self.conv_rows[layer.name])
+                count = masks.apply(count, CONV_SITE, layer.name, self.conv_rows[layer.name])
             return count, stream, {"counts": count, "fired": fired}
         joined = count * _tensor(layer.residual.gain)
         stream = joined if layer.residual.fresh else stream + joined
@@ -151,7 +151,7 @@ class IntegerMST:
             out["fired_next"] = fired
             value = forced.get((layer.name, "fired_next"), fired)
             if layer.name in self.conv_rows:
-                value = masks.apply(value, CONV_SITE, block or layer.name, self.conv_rows[layer.name])
+                value = masks.apply(value, CONV_SITE, layer.name, self.conv_rows[layer.name])
             elif masks.mask is not None and layer.norm.site:
                 value = masks.apply(value, layer.norm.site, block, self.rows[block].fc1)
             out["next"] = value

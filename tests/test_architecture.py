@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "firmware": {"firmware", "hwgen"},
 }
 TORCH_AT_TOP = re.compile(r"model(\..*)?|quantize\.(fold\w*|export\w*|torch_\w+|agreement)|"
-                          r"sim\.studies\.(steps|attention|norm|direct)")
+                          r"sim\.studies\.(steps|attention|norm|direct|backbone)")
 TORCH_INSIDE = re.compile(r"model(\..*)?|quantize(\..*)?|sim\.bench_golden")
 TEXT = {".py", ".toml", ".md", ".lock", ".c", ".h", ".cpp", ".lpf", ".xdc", ".cst", ".j2", ".json", ""}
 HERE_ONLY = re.compile(r"(?<![\w./)$}-])/(?:" + "|".join(("work", "root", "home", "tmp", "opt")) + r")/\w")

@@ -210,7 +210,7 @@ class Walk:
         """The spike mask on what a layer hands on; None where nothing is masked."""
         block = name.rpartition(".")[0]
         if name in self.conv_rows:
-            return self.masked(CONV_SITE, block or name, counts, self.conv_rows[name], numbers)
+            return self.masked(CONV_SITE, name, counts, self.conv_rows[name], numbers)
         if self.mask is None or final in ("planes", "logits") or kind not in ("qkv", "proj", "fc1"):
             return None
         rows = self.rows[block]
