@@ -49,11 +49,11 @@ class Routed:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The options of `synth` beyond those of `emit`."""
     command.add_argument("--device", choices=sorted(DEVICES), default="ecp5-85f", help="the FPGA (default: ecp5-85f)")
-    command.add_argument("--seeds", type=_seeds, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
+    command.add_argument("--seeds", type=seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
     command.add_argument("--no-route", action="store_true", help="synthesis only")
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seed_list(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -140,17 +140,17 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
     with tqdm(total=1 + (len(seeds) if router else 0), unit="step", desc=f"{build.folder.name} on {device.name}",
               disable=not sys.stderr.isatty()) as bar:
         key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name])
-        seconds = _step(folder, "netlist.json", key, lambda: _run(command, folder, "yosys.log"))
+        seconds = step(folder, "netlist.json", key, lambda: run_tool(command, folder, "yosys.log"))
         bar.update()
-        cells = _cells(folder / "cells.json")
+        cells = cells_of(folder / "cells.json")
         routed = []
         for seed in seeds if router else ():
             output = f"route-{seed}.json"
             flags = [flag.format(json="netlist.json", seed=seed, frequency=FREQUENCY_MHZ, report=f"{output}.part")
                      for flag in device.route]
-            taken = _step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
-                          lambda flags=flags, seed=seed: _run([router, *flags], folder, f"route-{seed}.log"))
-            routed.append(_routed(folder / output, seed, taken))
+            taken = step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
+                          lambda flags=flags, seed=seed: run_tool([router, *flags], folder, f"route-{seed}.log"))
+            routed.append(routed_of(folder / output, seed, taken))
             bar.update()
     counts = device.count(cells)
     if counts["multipliers"]:
@@ -165,7 +165,7 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
         "cells": cells, "synthesis_seconds": seconds,
         "seeds": [{name: getattr(result, name) for name in Routed.__slots__} for result in routed],
         "fmax_mhz": None if best is None else best.fmax_mhz,
-        "placed": _utilisation(folder / f"route-{best.seed}.json") if best else {}}
+        "placed": utilisation(folder / f"route-{best.seed}.json") if best else {}}
     write_if_changed(folder / "report.json", json_text(report))
     write_if_changed(folder / "report.txt", report_text(report, device))
     return report
@@ -186,7 +186,7 @@ def report_text(report: dict[str, Any], device: Device) -> str:
     return "\n".join([*lines, *(f"  {name}: {version}" for name, version in report["versions"].items())]) + "\n"
 
 
-def _step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
+def step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
     """Make `output` (from `output`.part) unless it was made from the same inputs; seconds that making it took."""
     record = folder / f"{output}.made"
     if (folder / output).exists() and record.exists():
@@ -202,7 +202,7 @@ def _step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float
     return seconds
 
 
-def _run(command: list[str], folder: Path, log: str) -> None:
+def run_tool(command: list[str], folder: Path, log: str) -> None:
     with open(folder / f"{Path(log).stem}.out", "w", encoding="utf-8") as sink:
         done = subprocess.run(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -211,7 +211,7 @@ def _run(command: list[str], folder: Path, log: str) -> None:
         raise SynthError(f"synth: {Path(command[0]).name} failed ({done.returncode}): {errors[-1].strip()} (see {sink.name})")
 
 
-def _cells(path: Path) -> dict[str, int]:
+def cells_of(path: Path) -> dict[str, int]:
     """Cells of the whole flattened design, type -> number."""
     text = path.read_text(encoding="utf-8")
     stat = json.loads(text[text.index("{"):])
@@ -219,7 +219,7 @@ def _cells(path: Path) -> dict[str, int]:
     return {name: number for name, number in sorted(found.items()) if not name.startswith("$")}
 
 
-def _routed(path: Path, seed: int, seconds: float) -> Routed:
+def routed_of(path: Path, seed: int, seconds: float) -> Routed:
     report = json.loads(path.read_text(encoding="utf-8"))
     clock, timing = min(report["fmax"].items(), key=lambda item: float(item[1]["achieved"]))
     worst = max((path for path in report["critical_paths"] if path["from"].endswith(clock) and path["to"].endswith(clock)),
@@ -234,7 +234,7 @@ def _place(cell: str) -> str:
     return re.sub(r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|PDPW16KD)_.*|\$.*)$", "", cell.removeprefix("machine."))
 
 
-def _utilisation(path: Path) -> dict[str, int]:
+def utilisation(path: Path) -> dict[str, int]:
     """Cells that nextpnr placed, of every kind that is used."""
     found = json.loads(path.read_text(encoding="utf-8"))["utilization"]
     return {name: int(entry["used"]) for name, entry in sorted(found.items()) if entry["used"]}
