@@ -6,7 +6,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
-from hwgen.registers import ADDRESS_BITS, DATA_BITS, ErrorCode, Field, Register, address_map, constants
+from hwgen.registers import ADDRESS_BITS, DATA_BITS, TARGET_BITS, ErrorCode, Field, Register, address_map, constants
 
 OKAY, SLVERR = 0, 2
 """AXI responses."""
@@ -37,8 +37,9 @@ class Csr(wiring.Component):
       image_done        in, pulse: `image_index` (out [32]) counts up.
       load_address_next in [32], `load_address_update` in, pulse: the loader moves `load_address` (out [32]) on.
       program_start, images, mask_seed out [32]; mask_enable, mask_override out; mask_ratio out [8]; load_target out
-                        [3] (a LoadTarget), as the host wrote them.
+                        [4] (a LoadTarget), as the host wrote them.
       memory_base       out [32], in 4 KiB, as the host wrote it.
+      input, output     in, levels: packets on the input stream, results on the result stream (STATUS).
       cycles, events, stalls in [64]; layer in [32]: counters, read as they are.
       irq               out, level: any enabled interrupt cause.
     """
@@ -49,10 +50,11 @@ class Csr(wiring.Component):
         super().__init__({
             **AXI_LITE,
             "irq": Out(1),
-            "start": Out(1), "abort": Out(1), "busy": In(1), "loading": In(1), "done": In(1), "loaded": In(1),
+            "start": Out(1), "abort": Out(1), "busy": In(1), "loading": In(1),
+            "input": In(1), "output": In(1), "done": In(1), "loaded": In(1),
             "error": In(8), "failed": Out(1),
             "image_done": In(1), "image_index": Out(32),
-            "load_target": Out(3), "load_address": Out(32),
+            "load_target": Out(TARGET_BITS), "load_address": Out(32),
             "load_address_next": In(32), "load_address_update": In(1),
             "program_start": Out(32), "images": Out(32, init=1),
             "mask_seed": Out(32), "mask_enable": Out(1), "mask_override": Out(1), "mask_ratio": Out(8),
@@ -102,6 +104,7 @@ class Csr(wiring.Component):
             hardware["IRQ_STATUS", "error"].eq(error != 0), hardware["IRQ_STATUS", "loaded"].eq(self.loaded),
             hardware["STATUS", "busy"].eq(self.busy), hardware["STATUS", "done"].eq(done),
             hardware["STATUS", "error"].eq(self.failed), hardware["STATUS", "loading"].eq(self.loading),
+            hardware["STATUS", "input"].eq(self.input), hardware["STATUS", "output"].eq(self.output),
             hardware["IMAGE_INDEX", "value"].eq(self.image_index + 1), bank.update["IMAGE_INDEX"].eq(self.image_done),
             hardware["LOAD_ADDRESS", "value"].eq(self.load_address_next),
             bank.update["LOAD_ADDRESS"].eq(self.load_address_update),

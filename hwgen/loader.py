@@ -10,7 +10,7 @@ from hwgen.config import MachineConfig
 from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, IMAGE, layout
 from hwgen.memory import address_bits, write_signature
-from hwgen.registers import ErrorCode, LoadTarget
+from hwgen.registers import TARGET_BITS, ErrorCode, LoadTarget
 
 PIXEL_BITS = 8
 
@@ -58,7 +58,8 @@ class Loader(wiring.Component):
     takes `beats_per_word` beats, least significant first, spare high bits ignored; one beat a cycle, never a stall. At
     the end of the packet `loaded` pulses, and `load_address_update` with `load_address_next`, the word behind it. A
     packet that ends inside a word: STREAM_SHORT; that goes past the memory: LOAD_RANGE; of no loadable memory:
-    LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come.
+    LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come. A packet for
+    DISCARD is taken and dropped, without a fault; `loaded` comes, `load_address` stays.
 
     **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
     packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
@@ -72,7 +73,8 @@ class Loader(wiring.Component):
     `error` [8] holds the ErrorCode for one cycle, right after the beat that showed it; what is left of the packet is
     then taken and dropped up to its TLAST, and the next packet is good again. A `start` that comes meanwhile waits.
     `abort` (pulse) forgets whatever was under way in the same manner, without an error; do not reset the loader
-    instead: the rest of a packet would pass for a new one. `loading` is high while a load packet is under way.
+    instead: the rest of a packet would pass for a new one. `loading` is high while a load packet is under way,
+    `waiting` while a packet of any kind is offered or under way.
 
     Ports `program_write`, `weights_write`, `params_write`, `rom_write` (those that `targets` names) and `spike_write`
     are `hwgen.memory.write_signature`s.
@@ -82,14 +84,15 @@ class Loader(wiring.Component):
         """ValueError when `lanes` is not a multiple of `bus_bytes` or a target is not a memory."""
         if m.lanes % m.bus_bytes:
             raise ValueError(f"lanes {m.lanes} is not a multiple of bus_bytes {m.bus_bytes}: use a narrower bus")
-        if LoadTarget.NONE in targets:
-            raise ValueError("LoadTarget.NONE is no memory: leave it out of the targets")
+        for target in (LoadTarget.NONE, LoadTarget.DISCARD):
+            if target in targets:
+                raise ValueError(f"LoadTarget.{target.name} is no memory: leave it out of the targets")
         self.m, self.targets = m, dict(targets)
         writes = {f"{target.name.lower()}_write": Out(write_signature(address_bits(depth), width))
                   for target, (width, depth) in self.targets.items()}
         super().__init__({
             "s_axis_tdata": In(8 * m.bus_bytes), "s_axis_tvalid": In(1), "s_axis_tready": Out(1), "s_axis_tlast": In(1),
-            "busy": In(1), "load_target": In(3), "load_address": In(32),
+            "busy": In(1), "waiting": Out(1), "load_target": In(TARGET_BITS), "load_address": In(32),
             "load_address_next": Out(32), "load_address_update": Out(1), "loading": Out(1), "loaded": Out(1),
             "start": In(1), "desc": In(layout(IMAGE)), "done": Out(1),
             "error": Out(8), "abort": In(1),
@@ -114,11 +117,12 @@ class Loader(wiring.Component):
             m.d.sync += start_waits.eq(1)
 
         # load: which memory, where in it
-        target, address, last_slot, depth = Signal(3), Signal(32), Signal(range(slots)), Signal(32)
+        target, address, last_slot, depth = Signal(TARGET_BITS), Signal(32), Signal(range(slots)), Signal(32)
         known, commit, commit_address = Signal(), Signal(), Signal(32)
         m.d.sync += commit.eq(0)
         m.d.comb += [self.load_address_next.eq(address), self.load_address_update.eq(self.loaded),
-                     self.loading.eq((state == _State.LOAD) | (state == _State.LOADED))]
+                     self.loading.eq((state == _State.LOAD) | (state == _State.LOADED)),
+                     self.waiting.eq(self.s_axis_tvalid | (state != _State.IDLE))]
         with m.Switch(target):
             for code, (width, words) in self.targets.items():
                 port = getattr(self, f"{code.name.lower()}_write")
@@ -161,7 +165,7 @@ class Loader(wiring.Component):
             with m.Case(_State.LOAD):
                 word_full = slot == last_slot
                 m.d.comb += self.s_axis_tready.eq(1)
-                with m.If(take):
+                with m.If(take & (target != LoadTarget.DISCARD)):
                     with m.If(~known):
                         m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
                     with m.Elif(word_full & (address >= depth)):
@@ -170,8 +174,8 @@ class Loader(wiring.Component):
                         m.d.sync += [slot.eq(0), commit.eq(1), commit_address.eq(address), address.eq(address + 1)]
                     with m.Elif(self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
-                    with m.If(self.s_axis_tlast):
-                        m.d.sync += state.eq(_State.LOADED)
+                with m.If(take & self.s_axis_tlast):
+                    m.d.sync += state.eq(_State.LOADED)
 
             with m.Case(_State.LOADED):  # the last word is being written
                 m.d.comb += self.loaded.eq(~self.abort)

@@ -1,7 +1,8 @@
 """The host's view of the machine, described once as data: registers, their fields, load targets and error codes.
 
-The CSR block (`hwgen.csr`), the host driver and everything generated for firmware read this list and nothing else.
-32-bit registers on word addresses; a reserved bit reads 0 and takes no write.
+The CSR block (`hwgen.csr`), the stream window (`hwgen.window`), the host driver and everything generated for firmware
+(`hwgen.register_files`) read these lists and nothing else. 32-bit registers on word addresses; a reserved bit reads 0 and takes
+no write.
 """
 import enum
 from collections.abc import Mapping
@@ -10,11 +11,16 @@ from dataclasses import dataclass
 from hwgen.config import MachineConfig
 
 ADDRESS_BITS = 8
+"""Of the machine's own registers."""
+WINDOW_ADDRESS_BITS = 13
+"""Of the machine behind a stream window: its registers first, then the window's."""
 DATA_BITS = 32
 MAGIC = 0x4D535431
 """The ID register: "MST1"."""
-VERSION = 2
-"""Version of this register map: raised when a driver of the old one would misread the new one."""
+WINDOW_MAGIC = 0x4D535457
+"""The WINDOW_ID register: "MSTW"."""
+VERSION = 3
+"""Version of this register map: raised when a driver of one map would misread the other."""
 
 ACCESS = {
     "const": "read only, fixed when the machine is generated",
@@ -23,6 +29,7 @@ ACCESS = {
     "rwh": "read and write; the machine moves it on too (a host write in the same cycle wins)",
     "w1c": "set by the machine and held; a write with any bit of the field set clears the whole field",
     "pulse": "writing 1 gives a pulse of one cycle; reads 0",
+    "wo": "write only: every write of a whole word counts; reads 0",
 }
 
 
@@ -41,8 +48,10 @@ class LoadTarget(enum.IntEnum):
     BRANCHES = 5
     READS = 6
     WRITES = 7
+    DISCARD = 8
 
 
+TARGET_BITS = 4
 TARGET_DOC: Mapping[LoadTarget, str] = {
     LoadTarget.NONE: "none: packets are images and wait until the machine takes them",
     LoadTarget.PROGRAM: "program memory, one descriptor a word",
@@ -52,6 +61,7 @@ TARGET_DOC: Mapping[LoadTarget, str] = {
     LoadTarget.BRANCHES: "fire parameter memory: the residual and what follows it",
     LoadTarget.READS: "read program: transfers from external memory",
     LoadTarget.WRITES: "write program: transfers to external memory",
+    LoadTarget.DISCARD: "nowhere: whole packets are taken and dropped, whatever their length",
 }
 
 
@@ -119,18 +129,22 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One 32-bit register at byte `offset`. `latched_by`: reading that register freezes this one, for 64-bit counts."""
+    """One 32-bit register at byte `offset`, or `count` of them in a row.
+
+    `latched_by`: reading that register freezes this one, for 64-bit counts.
+    """
 
     name: str
     offset: int
     fields: tuple[Field, ...]
     doc: str
     latched_by: str = ""
+    count: int = 1
 
     def __post_init__(self) -> None:
-        if self.offset % 4 or not 0 <= self.offset < 1 << ADDRESS_BITS:
+        if self.offset % 4 or self.count < 1 or not 0 <= self.offset <= self.end <= 1 << WINDOW_ADDRESS_BITS:
             raise RegisterError(f"register {self.name}: offset {self.offset:#x} is not a word address "
-                                f"below {1 << ADDRESS_BITS:#x}")
+                                f"below {1 << WINDOW_ADDRESS_BITS:#x}")
         taken = 0
         for field in self.fields:
             if taken & field.mask:
@@ -146,9 +160,14 @@ class Register:
                             f"known: {', '.join(f.name for f in self.fields)}")
 
     @property
+    def end(self) -> int:
+        """The byte offset behind it."""
+        return self.offset + 4 * self.count
+
+    @property
     def writable(self) -> bool:
         """Whether the host may write it (a write to any other register is answered with SLVERR)."""
-        return any(field.access in ("rw", "rwh", "w1c", "pulse") for field in self.fields)
+        return any(field.access in ("rw", "rwh", "w1c", "pulse", "wo") for field in self.fields)
 
 
 def _word(name: str, offset: int, access: str, doc: str, reset: int = 0, latched_by: str = "") -> Register:
@@ -191,13 +210,16 @@ REGISTERS: tuple[Register, ...] = (
     _word("CAP_TRANSFERS", 0x34, "const", "depth of each transfer program memory"),
     Register("CTRL", 0x40, (
         Field("start", 1, 0, "pulse", "run IMAGES images from PROGRAM_START on"),
-        Field("abort", 1, 1, "pulse", "stop at once and forget the run; registers and loaded memories stay"),
+        Field("abort", 1, 1, "pulse", "stop at once and forget the run and the packet under way; registers and loaded memories "
+              "stay, and packets that wait: see LOAD_TARGET"),
     ), "control"),
     Register("STATUS", 0x44, (
         Field("busy", 1, 0, "ro", "a run is under way"),
         Field("done", 1, 1, "ro", "the last run ended; cleared by start and abort"),
         Field("error", 1, 2, "ro", "ERROR.code is not 0"),
-        Field("loading", 1, 3, "ro", "a packet is under way on the input stream"),
+        Field("loading", 1, 3, "ro", "a load packet is under way on the input stream"),
+        Field("input", 1, 4, "ro", "a packet waits or is under way on the input stream"),
+        Field("output", 1, 5, "ro", "results have not all been taken from the result stream"),
     ), "status"),
     Register("ERROR", 0x48, (
         Field("code", 8, 0, "w1c", "first error since the last clear", values=ErrorCode),
@@ -222,8 +244,8 @@ REGISTERS: tuple[Register, ...] = (
         Field("ratio", 8, 8, "rw", "ratio in units of 1/256"),
     ), "random spike masking"),
     Register("LOAD_TARGET", 0x68, (
-        Field("target", 3, 0, "rw", "where packets go while the machine is idle", values=LoadTarget),
-    ), "load target; set it to 0 before images are sent"),
+        Field("target", TARGET_BITS, 0, "rw", "where packets go while the machine is idle", values=LoadTarget),
+    ), "load target; 0 before images are sent. After an abort, 8 until STATUS.input is 0 withdraws the images that wait"),
     _word("LOAD_ADDRESS", 0x6C, "rwh", "word that the next load packet starts at; after a packet, the word behind it"),
     _word("CYCLES_LO", 0x70, "ro", "clock cycles of the run, low word: read it first"),
     _word("CYCLES_HI", 0x74, "ro", "clock cycles of the run, high word as of the last read of the low word",
@@ -236,18 +258,46 @@ REGISTERS: tuple[Register, ...] = (
     _word("STALLS_HI", 0x8C, "ro", "stalled cycles, high word as of the last read of the low word", latched_by="STALLS_LO"),
 )
 
+WINDOW_BASE = 1 << ADDRESS_BITS
+LOGITS_MOST = 1024
+"""Words of the address space for logits; a machine's window may hold fewer (WINDOW_CAP.logits)."""
+
+WINDOW_REGISTERS: tuple[Register, ...] = (
+    _word("WINDOW_ID", 0x100, "const", "magic number, \"MSTW\": behind these registers there is a stream window", WINDOW_MAGIC),
+    Register("WINDOW_CAP", 0x104, (
+        Field("beats", 16, 0, "const", "beats that the window queues for the input stream"),
+        Field("logits", 16, 16, "const", "logits that it holds"),
+    ), "capability: the stream window"),
+    Register("WINDOW_STATUS", 0x108, (
+        Field("free", 16, 0, "ro", "beats that may be sent now; equal to WINDOW_CAP.beats: nothing is queued"),
+        Field("open", 1, 16, "ro", "a packet was begun and not ended"),
+        Field("overflow", 1, 17, "w1c", "a beat was sent while nothing was free: it is lost, its write was answered with SLVERR"),
+    ), "state of the stream window"),
+    _word("SEND", 0x10C, "wo", "the next 32 bits of a packet for the input stream, lowest first; a beat goes when it is whole"),
+    _word("SEND_LAST", 0x110, "wo", "the same for a packet's last 32 bits: the beat is filled up with zeros and ends the packet"),
+    Register("RESULT", 0x114, (
+        Field("count", 16, 0, "ro", "logits of the result, also those that found no room"),
+        Field("receiving", 1, 30, "ro", "a result is coming in"),
+        Field("valid", 1, 31, "w1c", "a whole result is in LOGITS; clear it to let the next one in"),
+    ), "result"),
+    Register("LOGITS", 0x1000, (
+        Field("value", 32, 0, "ro", "logit, signed"),
+    ), "logits of the result, while RESULT.valid is 1", count=LOGITS_MOST),
+)
+"""The registers of `hwgen.window`, above the machine's own on the same bus: for a host without AXI4-Stream."""
+ALL_REGISTERS = REGISTERS + WINDOW_REGISTERS
+
 
 def address_map(registers: tuple[Register, ...] = REGISTERS) -> dict[str, Register]:
     """Name -> register, in address order; RegisterError when two share a name or an address."""
     names: dict[str, Register] = {}
-    offsets: dict[int, Register] = {}
+    before: Register | None = None
     for register in sorted(registers, key=lambda entry: entry.offset):
         if register.name in names:
             raise RegisterError(f"two registers are called {register.name}: rename one")
-        if register.offset in offsets:
-            raise RegisterError(f"registers {offsets[register.offset].name} and {register.name} share offset "
-                                f"{register.offset:#x}: move one")
-        names[register.name] = offsets[register.offset] = register
+        if before is not None and register.offset < before.end:
+            raise RegisterError(f"registers {before.name} and {register.name} share offset {register.offset:#x}: move one")
+        names[register.name] = before = register
     for register in registers:
         if register.latched_by and register.latched_by not in names:
             raise RegisterError(f"register {register.name} is latched by {register.latched_by!r}, which does not exist")

@@ -179,6 +179,8 @@ class Accelerator(wiring.Component):
             csr.load_address_next.eq(loader.load_address_next),
             csr.load_address_update.eq(loader.load_address_update),
             csr.loading.eq(loader.loading),
+            csr.input.eq(loader.waiting),
+            csr.output.eq(~result.idle | gemm.logits.valid),
             csr.loaded.eq(loader.loaded),
             csr.error.eq(loader.error | sequencer.error | fault),
         ]

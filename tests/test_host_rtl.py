@@ -57,6 +57,7 @@ def test_block(block: str, name: str, simulator: str) -> None:
     ("loader", "whole_images/idle=0", "LOADER_LATE", "18 cycles, predicted 19"),
     ("loader", "images_in_parts/idle=0", "LOADER_WHOLE", "did not come"),
     ("loader", "loads/idle=0", "LOADER_LOAD", r"\(memory 1\) differs"),
+    ("loader", "discarded_packets", "LOADER_KEPT", "3 packets dropped"),
     ("result", "matrix/idle=0/stall=0", "RESULT_WRONG", r"\(packet 3\) differs"),
     ("result", "matrix/idle=3/stall=0", "RESULT_EXTRA", "1 of 18 missing"),
 ])
@@ -76,8 +77,9 @@ def test_image_cycles() -> None:
 
 def test_loader_arguments() -> None:
     narrow = MachineConfig(lanes=8, fire_lanes=8, bus_bytes=8)
-    with pytest.raises(ValueError, match="NONE is no memory"):
-        Loader(narrow, {LoadTarget.NONE: (8, 8)})
+    for target in (LoadTarget.NONE, LoadTarget.DISCARD):
+        with pytest.raises(ValueError, match=f"{target.name} is no memory"):
+            Loader(narrow, {target: (8, 8)})
     assert [beats_per_word(8, width) for width in (1, 64, 65)] == [1, 1, 2]
 
 

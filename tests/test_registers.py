@@ -64,8 +64,8 @@ def test_field_values() -> None:
     (lambda: Field("f", 1, 0, "r", "d"), "unknown access 'r'; known: const, ro"),
     (lambda: Field("f", 9, 24, "ro", "d"), "9 bits from bit 24 do not fit 32 bits"),
     (lambda: Field("f", 2, 0, "rw", "d", reset=4), "reset 4 does not fit 2 bits"),
-    (lambda: Register("R", 2, (), "d"), "offset 0x2 is not a word address below 0x100"),
-    (lambda: Register("R", 256, (), "d"), "offset 0x100 is not a word address"),
+    (lambda: Register("R", 2, (), "d"), "offset 0x2 is not a word address below 0x2000"),
+    (lambda: Register("R", 0x2000, (), "d"), "offset 0x2000 is not a word address"),
     (lambda: Register("R", 0, (Field("a", 8, 0, "ro", "d"), Field("b", 8, 7, "ro", "d")), "d"), "b overlaps"),
     (lambda: MAP["CTRL"].field("go"), "CTRL has no field 'go'; known: start, abort"),
     (lambda: address_map((Register("A", 0, (), "d"), Register("A", 4, (), "d"))), "two registers are called A"),
@@ -112,7 +112,7 @@ class MockBus:
 
 @pytest.mark.parametrize(("words", "message"), [
     ({"ID": 0}, "ID is 0x00000000, not 0x4d535431"),
-    ({"VERSION": 99}, "register map version 99, this driver knows 2"),
+    ({"VERSION": 99}, "register map version 99, this driver knows 3"),
 ])
 def test_probe_refuses(words: dict[str, int], message: str) -> None:
     with pytest.raises(HostError, match=message):

@@ -15,7 +15,7 @@ from hwgen.csr import AXI_LITE, Csr
 from hwgen.descriptors import ADDRESS_BITS, IMAGE, layout
 from hwgen.loader import Loader, Targets
 from hwgen.memory import RowMemory, Scratchpad
-from hwgen.registers import LoadTarget
+from hwgen.registers import TARGET_BITS, LoadTarget
 from hwgen.result import ResultStream, group_layout
 
 BUILD_ID = 0xC0FFEE42
@@ -29,7 +29,7 @@ CONFIGS = {
 
 FROM_MACHINE = {"done": 1, "image_done": 1, "cycles": 64, "events": 64, "stalls": 64, "layer": 32}
 TO_MACHINE = {"program_start": 32, "images": 32, "mask_seed": 32, "mask_enable": 1, "mask_override": 1, "mask_ratio": 8,
-              "image_index": 32, "failed": 1, "load_target": 3, "load_address": 32, "memory_base": 32}
+              "image_index": 32, "failed": 1, "load_target": TARGET_BITS, "load_address": 32, "memory_base": 32}
 SPIKES = 0
 """`look_select` of the spike scratchpad; the loadable memories have their LoadTarget."""
 
@@ -72,7 +72,8 @@ class HostDut(wiring.Component):
         m.d.comb += [
             # not "abort": Verilator knows a C++ function of that name
             self.abort_run.eq(csr.abort), csr.busy.eq(self.machine_busy), csr.error.eq(loader.error | self.raise_error),
-            csr.loading.eq(loader.loading), csr.loaded.eq(loader.loaded),
+            csr.loading.eq(loader.loading), csr.input.eq(loader.waiting), csr.output.eq(~result.idle),
+            csr.loaded.eq(loader.loaded),
             csr.load_address_next.eq(loader.load_address_next),
             csr.load_address_update.eq(loader.load_address_update),
             loader.busy.eq(self.machine_busy), loader.load_target.eq(csr.load_target),

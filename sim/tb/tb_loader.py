@@ -1,7 +1,8 @@
 """Bench of the input stream, on `sim.tb.host_dut`: loads and images, whole and broken, against plain models.
 
 Environment: HOST_DUT names the configuration; LOADER_WRONG=1 spoils one expected spike word, LOADER_LATE=1 expects one
-cycle more, LOADER_LOAD=1 spoils one expected loaded word: each must turn the bench red.
+cycle more, LOADER_LOAD=1 spoils one expected loaded word, LOADER_KEPT=1 sends a packet less to be dropped: each must turn the
+bench red.
 """
 import os
 import random
@@ -329,3 +330,30 @@ async def start_while_loading(dut: Any) -> None:
     await load(dut, csrs, feed, LoadTarget.ROM, 0, packet)
     assert faults.loaded == 1
     await check_memory(dut, LoadTarget.ROM, dict(enumerate([3, 1, 4, 1, 5])))
+
+
+@cocotb.test()
+async def discarded_packets(dut: Any) -> None:
+    """Packets that wait for an image are withdrawn one by one, whatever their length; STATUS.input tells when all are gone."""
+    csrs = await begin(dut)
+    m = config()
+    faults, feed = Faults(dut), Feed(dut, 0)
+    waits = 1 << 4  # STATUS.input
+    sizes = (1, 2, 7, 100) if not flag("LOADER_KEPT") else (1, 2, 7)
+    for size in sizes:
+        feed.put(bytes(size * m.bus_bytes))
+    await cycles(dut.clk, 5)
+    assert await csrs.read("STATUS") == waits, "a packet waits"
+    await csrs.write("LOAD_ADDRESS", 3)
+    await csrs.write("LOAD_TARGET", LoadTarget.DISCARD)
+    while await csrs.read("STATUS") & waits:
+        pass
+    await csrs.write("LOAD_TARGET", LoadTarget.NONE)
+    assert faults.codes == [] and faults.loaded == 4, f"{faults.loaded} packets dropped"
+    assert await csrs.read("LOAD_ADDRESS") == 3 and await csrs.read("IRQ_STATUS") == 0b100
+    pixels = random_pixels(random.Random("discard"), 1, m.lanes)
+    describe(dut, 0, 1, m.lanes)
+    feed.put(packet_of(pixels))
+    await pulse(dut, "go")
+    await until(dut, "image_finished")
+    await check_memory(dut, SPIKES, spike_words(pixels, 0))
