@@ -159,6 +159,15 @@ def layer_table(program: Program) -> str:
     return "\n".join(lines)
 
 
+def predicted_cycles(program: Program) -> int | None:
+    """Cycles of an image at the activity that the network file records; None when it records none (see `layer_table`)."""
+    rates = program.network.notes.get("activity")
+    if not isinstance(rates, dict):
+        return None
+    return sum(_at_rate(program, [step for step in program.steps if step.layer == name], rates.get(name, 0.0))
+               for name in program.layers)
+
+
 def _weight_rows(program: Program) -> dict[str, int]:
     """Weight rows of each layer's tiles."""
     out: dict[str, int] = {}

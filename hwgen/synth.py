@@ -52,11 +52,11 @@ class Routed:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The options of `synth` beyond those of `emit`."""
     command.add_argument("--device", choices=sorted(DEVICES), default="ecp5-85f", help="the FPGA (default: ecp5-85f)")
-    command.add_argument("--seeds", type=_seeds, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
+    command.add_argument("--seeds", type=seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
     command.add_argument("--no-route", action="store_true", help="synthesis only")
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seed_list(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -144,21 +144,21 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
               disable=not sys.stderr.isatty()) as bar:
         key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name],
                      Path(netlist.__file__).read_bytes() if device.router else b"")
-        seconds = _step(folder, "netlist.json", key, lambda: _netlist(command, folder, bool(device.router)))
+        seconds = step(folder, "netlist.json", key, lambda: improved(command, folder, bool(device.router)))
         bar.update()
-        cells = _cells(folder / "cells.json")
+        cells = cells_of(folder / "cells.json")
         routed = []
         for seed in seeds if router else ():
             # placed and routed in two steps: an interrupted run goes on between them
             taken, placed = 0.0, f"placed-{seed}.json"
-            for step, output, given, made in (("place", placed, f"{placed}.part", f"place-{seed}.json"),
+            for part, output, given, made in (("place", placed, f"{placed}.part", f"place-{seed}.json"),
                                               ("route", f"route-{seed}.json", placed, f"route-{seed}.json.part")):
                 flags = [flag.format(json="netlist.json", placed=given, seed=seed, frequency=FREQUENCY_MHZ, report=made)
-                         for flag in getattr(device, step)]
-                taken += _step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
-                               lambda flags=flags, log=f"{step}-{seed}.log": _run([router, *flags], folder, log))
+                         for flag in getattr(device, part)]
+                taken += step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
+                              lambda flags=flags, log=f"{part}-{seed}.log": run_tool([router, *flags], folder, log))
                 bar.update()
-            routed.append(_routed(folder, seed, round(taken, 1)))
+            routed.append(routed_of(folder, seed, round(taken, 1)))
     counts = device.count(cells)
     if counts["multipliers"]:
         raise SynthError(f"synth: {counts['multipliers']} multiplier cells in {folder / 'cells.json'}: the machine has none")
@@ -172,7 +172,7 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
         "cells": cells, "synthesis_seconds": seconds,
         "seeds": [{name: getattr(result, name) for name in Routed.__slots__} for result in routed],
         "fmax_mhz": None if best is None else best.fmax_mhz,
-        "placed": _utilisation(folder / f"route-{best.seed}.json") if best else {}}
+        "placed": utilisation(folder / f"route-{best.seed}.json") if best else {}}
     write_if_changed(folder / "report.json", json_text(report))
     write_if_changed(folder / "report.txt", report_text(report, device))
     return report
@@ -194,15 +194,15 @@ def report_text(report: dict[str, Any], device: Device) -> str:
     return "\n".join([*lines, *(f"  {name}: {version}" for name, version in report["versions"].items())]) + "\n"
 
 
-def _netlist(command: list[str], folder: Path, improve: bool) -> None:
+def improved(command: list[str], folder: Path, improve: bool) -> None:
     """Yosys, and what `hwgen.netlist` does before a netlist is placed; then cells.json is what came of it."""
-    _run(command, folder, "yosys.log")
+    run_tool(command, folder, "yosys.log")
     if improve:
         cells = netlist.improve(folder / "netlist.json.part", WRAPPER)
         write_if_changed(folder / "cells.json", json_text({"design": {"num_cells_by_type": cells}}))
 
 
-def _step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
+def step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
     """Make `output` (from `output`.part) unless it was made from the same inputs; seconds that making it took."""
     record = folder / f"{output}.made"
     if (folder / output).exists() and record.exists():
@@ -218,7 +218,7 @@ def _step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float
     return seconds
 
 
-def _run(command: list[str], folder: Path, log: str) -> None:
+def run_tool(command: list[str], folder: Path, log: str) -> None:
     with open(folder / f"{Path(log).stem}.out", "w", encoding="utf-8") as sink:
         done = subprocess.run(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -227,7 +227,7 @@ def _run(command: list[str], folder: Path, log: str) -> None:
         raise SynthError(f"synth: {Path(command[0]).name} failed ({done.returncode}): {errors[-1].strip()} (see {sink.name})")
 
 
-def _cells(path: Path) -> dict[str, int]:
+def cells_of(path: Path) -> dict[str, int]:
     """Cells of the whole flattened design, type -> number."""
     text = path.read_text(encoding="utf-8")
     stat = json.loads(text[text.index("{"):])
@@ -235,7 +235,8 @@ def _cells(path: Path) -> dict[str, int]:
     return {name: number for name, number in sorted(found.items()) if not name.startswith("$")}
 
 
-def _routed(folder: Path, seed: int, seconds: float) -> Routed:
+def routed_of(folder: Path, seed: int, seconds: float) -> Routed:
+    """The clock of `seed`, placed and routed, and its critical path."""
     report = json.loads((folder / f"route-{seed}.json").read_text(encoding="utf-8"))
     placed = re.findall(r"Max frequency for clock .*: ([\d.]+) MHz", (folder / f"place-{seed}.out").read_text(encoding="utf-8"))
     clock, timing = min(report["fmax"].items(), key=lambda item: float(item[1]["achieved"]))
@@ -252,7 +253,7 @@ def _place(cell: str) -> str:
     return re.sub(r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|PDPW16KD)_.*|\$.*)$", "", cell.removeprefix("machine."))
 
 
-def _utilisation(path: Path) -> dict[str, int]:
+def utilisation(path: Path) -> dict[str, int]:
     """Cells that nextpnr placed, of every kind that is used."""
     found = json.loads(path.read_text(encoding="utf-8"))["utilization"]
     return {name: int(entry["used"]) for name, entry in sorted(found.items()) if entry["used"]}

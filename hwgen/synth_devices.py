@@ -1,4 +1,5 @@
 """The FPGAs that `hwgen synth` knows: how Yosys maps to each, what its cells occupy, how it is placed and routed."""
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -68,4 +69,8 @@ GOWIN = Device(
     registers=("DFF",), memories={"SP": 1, "SPX9": 1, "SDPB": 1, "SDPX9B": 1, "DPB": 1, "DPX9B": 1, "pROM": 1, "pROMX9": 1},
     multipliers=("MULT", "PADD"), capacity={"luts": 138240, "registers": 138240, "block_rams": 340}, block_ram="18 Kbit")
 
-DEVICES = {device.name: device for device in (ECP5, XILINX7, GOWIN)}
+GW2A = dataclasses.replace(
+    GOWIN, name="gowin-gw2a-18", part="Gowin GW2A-LV18PG256C8/I7", script="synth_gowin -family gw2a -top {top} -json {json}",
+    capacity={"luts": 20736, "registers": 15552, "block_rams": 46})
+
+DEVICES = {device.name: device for device in (ECP5, XILINX7, GOWIN, GW2A)}

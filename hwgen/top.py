@@ -3,6 +3,7 @@
 With `memory_bits` weights, parameters and ROM come from external memory over an AXI4 master, and spikes and residuals can go
 there and back (`hwgen.dma`); without, the loader fills the memories and everything stays on chip.
 
+`busy` (a run is under way) and `failed` (ERROR.code is not 0) are levels for a board's lamps.
 The `trace_*` outputs show every scratchpad write and every dispatch to a bench; a board leaves them open and synthesis
 removes them.
 """
@@ -44,6 +45,8 @@ class Accelerator(wiring.Component):
             {
                 **AXI_LITE,
                 "irq": Out(1),
+                "busy": Out(1),
+                "failed": Out(1),
                 "s_axis_tdata": In(bus),
                 "s_axis_tvalid": In(1),
                 "s_axis_tready": Out(1),
@@ -119,7 +122,7 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             self.s_axis_tready.eq(loader.s_axis_tready),
             result.m_axis_tready.eq(self.m_axis_tready),
-            self.irq.eq(csr.irq),
+            self.irq.eq(csr.irq), self.busy.eq(csr.busy), self.failed.eq(csr.failed),
         ]
 
         # External memory

@@ -123,7 +123,7 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("text", "says"), [("1,x", "not '1,x'"), ("-1", "from 0 on"), ("", "not ''")])
 def test_bad_seeds_are_named(text: str, says: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=says):
-        synth._seeds(text)
+        synth.seed_list(text)
 
 
 def test_wrapper_registers_every_port_but_traces() -> None:
