@@ -143,6 +143,10 @@ class CocotbBus:
         else:
             await First(wait, RisingEdge(self._irq))
 
+    async def reset(self) -> None:
+        """Packets here are always sent to their end; results that came are dropped."""
+        self.sink.packets.clear()
+
 
 def start_memory(dut: Any, memory: AxiMemory) -> None:
     """Let `memory` answer the ports `m_axi_*` of `dut`, from the next cycle on."""

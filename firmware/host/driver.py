@@ -46,6 +46,9 @@ class Bus(Protocol):
     async def pause(self) -> None:
         """Let some time pass: until an interrupt, or a little while."""
 
+    async def reset(self) -> None:
+        """End a packet that was begun and forget results that came: what an earlier host may have left behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -191,17 +194,47 @@ class Host:
 
     async def load(self, target: LoadTarget, words: Sequence[int], width: int, address: int = 0) -> None:
         """Write `words` of `width` bits into a memory from word `address` on; MachineError when the machine objects."""
-        if not words:
-            return
-        packet = word_packet(words, width, self._beat_bytes())
+        if words:
+            await self.load_packet(target, word_packet(words, width, self._beat_bytes()), address)
+
+    async def load_packet(self, target: LoadTarget, packet: bytes, address: int = 0) -> None:
+        """Send a load packet (`word_packet`) for memory words from `address` on; MachineError when the machine objects."""
         await self.write("IRQ_STATUS", loaded=1)
         await self.write("LOAD_ADDRESS", value=address)
         await self.write("LOAD_TARGET", target=target)
-        await self.bus.send(packet)
         try:
-            await self._until("loaded", f"load of {len(words)} words into {target.name}")
+            await self._send(packet)
+            await self._until("loaded", f"load of {len(packet)} bytes into {target.name}")
         finally:
             await self.write("LOAD_TARGET", target=LoadTarget.NONE)
+
+    async def _send(self, packet: bytes) -> None:
+        """Send; where the machine takes nothing because it holds an error, that error is what is raised."""
+        try:
+            await self.bus.send(packet)
+        except HostError:
+            await self.check()
+            raise
+
+    async def recover(self) -> None:
+        """Make the machine fit for work whatever an earlier run left: an error, a packet cut off, images or results that wait.
+
+        Loaded memories stay. HostError when the streams do not come to rest.
+        """
+        await self.bus.reset()
+        await self.abort()
+        await self.write("LOAD_TARGET", target=LoadTarget.DISCARD)
+        status = self._register("STATUS")
+        for _ in range(self.limit):
+            waiting = await self.read("STATUS")
+            if not status.field("input").get(waiting) | status.field("output").get(waiting):
+                break
+            if await self.bus.receive() is None:
+                await self.bus.pause()
+        else:
+            raise HostError(f"recover: the streams do not come to rest; STATUS is {await self.read('STATUS'):#x}")
+        await self.write("LOAD_TARGET", target=LoadTarget.NONE)
+        await self.clear()
 
     async def set_mask(self, seed: int, enable: bool = True, ratio: int | None = None) -> None:
         """Spike mask: `seed` (32 bits); `ratio` in 1/256 in place of the program's own, None to keep them."""
@@ -224,7 +257,7 @@ class Host:
 
     async def send_image(self, image: NDArray[np.uint8], patch: int) -> None:
         """Queue an image uint8 [H, W, C]; it may come before `start`."""
-        await self.bus.send(image_packet(image, patch, self._beat_bytes()))
+        await self._send(image_packet(image, patch, self._beat_bytes()))
 
     async def result(self) -> NDArray[np.int32]:
         """Wait for one image's logits, int32 [classes]; MachineError when the machine stops with an error."""
@@ -247,7 +280,7 @@ class Host:
         packets = [image_packet(image, patch, self._beat_bytes()) for image in images]
         await self.start(len(images), first_image)
         for packet in packets:
-            await self.bus.send(packet)
+            await self._send(packet)
         logits = [await self.result() for _ in packets]
         await self.finish()
         return np.stack(logits)

@@ -1,6 +1,7 @@
 """Requests and answers over a wire: time-outs, repeats, and `driver.Bus` on top of them."""
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from firmware.host.driver import HostError
@@ -111,6 +112,8 @@ class LinkBus:
 
     def __init__(self, link: Link, patience: float = PATIENCE) -> None:
         self.link, self.patience = link, patience
+        self.progress: Callable[[int], object] | None = None
+        """called with the number of bytes that were taken"""
         self._packets: deque[list[int]] = deque()
         self._words: list[int] = []
 
@@ -131,12 +134,15 @@ class LinkBus:
             while True:
                 try:
                     self.link.request(Operation.STREAM_LAST if last else Operation.STREAM, packet[at:at + MAX_PAYLOAD])
-                    break
                 except FullError as error:
                     if self.link.wire.now() > until:
                         raise HostError(f"{error} for {self.patience:g} s") from None
                     self._take()  # else results that nobody takes would hold the machine up
                     await self.pause()
+                else:
+                    break
+            if self.progress is not None:
+                self.progress(min(MAX_PAYLOAD, len(packet) - at))
 
     async def receive(self) -> list[int] | None:
         if not self._packets:
@@ -154,8 +160,8 @@ class LinkBus:
         """Wait PAUSE seconds; what comes meanwhile is a late answer, or garbage."""
         self.link.wire.read(PAUSE)
 
-    def reset(self) -> None:
-        """Reset the machine (loaded memories stay) and forget what was under way."""
+    async def reset(self) -> None:
+        """Reset the machine (loaded memories stay) and the bridge's queues."""
         self.link.request(Operation.RESET)
         self._packets.clear()
         self._words = []
