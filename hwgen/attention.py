@@ -16,6 +16,9 @@ from hwgen.config import MachineConfig
 from hwgen.memory import read_signature, write_signature
 from model.masking import WIDTH
 
+AT_REST = 64
+"""Cycles after `done` by which every stage is empty: more than the pipeline is long."""
+
 
 class AttentionUnit(wiring.Component):
     """Runs one attention layer: q, k, v counts in the spike scratchpad -> output counts in the spike scratchpad.
@@ -37,7 +40,10 @@ class AttentionUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         """Wiring, the job sequence, and the control bits that travel with each key."""
-        m, machine, desc = Module(), self.machine, self.desc
+        m, machine = Module(), self.machine
+        self.begin, self.late = Signal(), Signal.like(self.desc, reset_less=True)  # start and desc, which have come a long way
+        m.d.sync += [self.begin.eq(self.start), self.late.eq(self.desc)]
+        desc = self.late
         rows, lane_bits = machine.attention_rows, machine.head_lanes * machine.planes
         m.submodules.loader = loader = AttentionLoader(machine, self.spike_address_bits)
         m.submodules.lanes = lanes = ScoreLanes(machine)
@@ -47,7 +53,7 @@ class AttentionUnit(wiring.Component):
         connect(m, flipped(self.spike_read), loader.spike_read)
         connect(m, flipped(self.spike_write), output.spike_write)
         m.d.comb += [unit.desc.eq(desc) for unit in (loader, lanes, score_rows, sums, output)]
-        m.d.comb += [unit.start.eq(self.start) for unit in (loader, score_rows, sums, output)]
+        m.d.comb += [unit.start.eq(self.begin) for unit in (loader, score_rows, sums, output)]
         m.d.comb += [self.done.eq(output.done), score_rows.mask_state.eq(self.mask_state)]
 
         mask = Signal(lane_bits)  # zero beyond the head's channels: what lies there belongs to other heads
@@ -73,7 +79,7 @@ class AttentionUnit(wiring.Component):
         q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
 
         for r in range(rows):
-            waiting, now = Signal(lane_bits, name=f"q_waiting{r}"), Signal(lane_bits, name=f"q{r}")
+            waiting, now = (Signal(lane_bits, name=f"{name}{r}", reset_less=True) for name in ("q_waiting", "q"))
             with m.If(fetched[r]):
                 m.d.sync += waiting.eq(q & mask)
             with m.If(issue[1]):
@@ -97,7 +103,7 @@ class AttentionUnit(wiring.Component):
         bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next pass's
         query rows are fetched, and before that the last pass waits for the next job's loading.
         """
-        desc, rows = self.desc, self.machine.attention_rows
+        desc, rows = self.late, self.machine.attention_rows
         running, computing, loaded, bank = Signal(), Signal(), Signal(), Signal()
         left, passed = Signal(9), Signal(8)
         tokens = range(self.machine.window_tokens)
@@ -109,7 +115,7 @@ class AttentionUnit(wiring.Component):
             m.d.sync += [key.eq(key + 1), keys.eq(key != desc.keys_last)]
         with m.If(last_pass & (left == desc.pass_last)):
             m.d.sync += query.eq(0)
-        with m.If(self.start):
+        with m.If(self.begin):
             # as if a job without keys had come to the point where it waits
             m.d.sync += [running.eq(1), computing.eq(0), loaded.eq(1), bank.eq(1), left.eq(rows),
                          passed.eq(desc.passes_last), keys.eq(0), query.eq(0)]

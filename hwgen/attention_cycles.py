@@ -115,7 +115,7 @@ def attention_cycles(m: MachineConfig, shape: AttentionShape) -> int:
     """Cycles from the cycle of `start` to the cycle of `done`, both counted. ConfigError if `m` is too small for it."""
     shape.check(m)
     first, middle, _ = slot_cycles(m, shape)
-    last_key = 1 + first + (shape.jobs - 1) * middle + (shape.passes(m) - 1) * shape.pass_cycles(m) + shape.tokens - 1
+    last_key = 2 + first + (shape.jobs - 1) * middle + (shape.passes(m) - 1) * shape.pass_cycles(m) + shape.tokens - 1
     # score (5 + planes), ROM and sums (6), the last pass's rows one after another, their words, the write and `done`
     summed = last_key + SCORE_STAGES + m.planes + 6
     fired = summed + ((shape.tokens - 1) % m.attention_rows + 1) * shape.row_cycles(m)

@@ -187,7 +187,7 @@ class AttentionLoader(wiring.Component):
             m.d.sync += later.eq(stage)
             stage = later
             if i == 1:
-                raw = Signal(self.machine.word_bits)
+                raw = Signal(self.machine.word_bits, reset_less=True)
                 m.d.sync += raw.eq(self.spike_read.data)
         self._align(m, raw, _split(stage, (1, 2, len(index), len(part), len(lane))))
         return m
@@ -235,10 +235,11 @@ class AttentionOutput(wiring.Component):
         read, write = words.read_port(), words.write_port()
         m.d.comb += read.addr.eq(index)
 
-        row, address = Signal.like(self.row), Signal(ADDRESS_BITS)
+        row, address = Signal.like(self.row, reset_less=True), Signal(ADDRESS_BITS)
         busy, part, fresh, emit, final = Signal(), Signal(4), Signal(), Signal(), Signal()
         row_lane, row_index = Signal.like(lane), Signal.like(index)
-        aligned, old, written, ended = Signal(machine.word_bits), Signal(machine.word_bits), Signal(), Signal()
+        aligned, old = (Signal(machine.word_bits, name=name, reset_less=True) for name in ("aligned", "old"))
+        written, ended = Signal(), Signal()
         m.d.sync += [
             aligned.eq(_shift_lanes(_low_word(row, machine), row_lane, machine, left=True)),
             old.eq(Mux(fresh, 0, read.data)), write.addr.eq(row_index), written.eq(busy),

@@ -47,16 +47,16 @@ class ScoreLanes(wiring.Component):
                 for weight in range(2 * b - 1):
                     bits: list[Value] = [self.q[r][c * b + p] & self.k[c * b + weight - p] for c in chunk
                                          for p in range(b) if 0 <= weight - p < b]
-                    count = Signal(range(len(bits) + 1), name=f"chunk{r}_{low}_{weight}")
+                    count = Signal(range(len(bits) + 1), name=f"chunk{r}_{low}_{weight}", reset_less=True)
                     m.d.sync += count.eq(popcount(m, bits, f"chunk{r}_{low}_{weight}"))
                     weights[weight].append(count)
             totals = []
             for weight, counts in enumerate(weights):
-                total = Signal(range(channels * b + 1), name=f"weight{r}_{weight}")
+                total = Signal(range(channels * b + 1), name=f"weight{r}_{weight}", reset_less=True)
                 m.d.sync += total.eq(_total(counts))
                 totals.append(total << weight)
-            score = Signal(range(top + 1), name=f"score{r}")
-            charge = Signal(charge_bits, name=f"charge{r}")
+            score = Signal(range(top + 1), name=f"score{r}", reset_less=True)
+            charge = Signal(charge_bits, name=f"charge{r}", reset_less=True)
             m.d.sync += [score.eq(_total(totals)), charge.eq((score << SCORE_SHIFT) + (threshold >> 1))]
             spikes: list[Value] = []
             for phase in reversed(range(b)):
@@ -65,8 +65,8 @@ class ScoreLanes(wiring.Component):
                 spike = rest >= 0
                 if phase < 4:
                     spike = spike & self.desc.planes_enable[phase]
-                after = Signal(charge_bits, name=f"charge{r}_{phase}")
-                fired = Signal(b - phase, name=f"fired{r}_{phase}")
+                after = Signal(charge_bits, name=f"charge{r}_{phase}", reset_less=True)
+                fired = Signal(b - phase, name=f"fired{r}_{phase}", reset_less=True)
                 m.d.sync += [after.eq(Mux(spike, rest, charge)), fired.eq(Cat(spike, *spikes))]
                 charge, spikes = after, [fired[i] for i in range(b - phase)]
             m.d.comb += self.a[r].eq(Cat(*spikes))

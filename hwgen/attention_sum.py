@@ -34,8 +34,9 @@ class AttentionSum(wiring.Component):
         sums_n: list[list[Value]] = []
         sums_d: list[Value] = []
         for r in range(rows):
-            num, den = Signal(machine.rom_bits, name=f"num{r}"), Signal(machine.rom_bits, name=f"den{r}")
-            later, total = Signal(machine.rom_bits, name=f"den_later{r}"), Signal(range(top_d + 1), name=f"sum_d{r}")
+            num, den, later = (Signal(machine.rom_bits, name=f"{name}{r}", reset_less=True)
+                               for name in ("num", "den", "den_later"))
+            total = Signal(range(top_d + 1), name=f"sum_d{r}", reset_less=True)
             allow = Signal(name=f"allow_later{r}")
             # a block RAM's output is late: it goes straight to a register
             m.d.sync += [num.eq(self.entry[r][:machine.rom_bits]), den.eq(self.entry[r][machine.rom_bits:]),
@@ -45,8 +46,8 @@ class AttentionSum(wiring.Component):
             sums_d.append(total)
             sums: list[Value] = []
             for c in range(channels):
-                charge = Signal(range(largest * machine.levels + 1), name=f"charge{r}_{c}")
-                potential = Signal(range(top_n + 1), name=f"sum_n{r}_{c}")
+                charge = Signal(range(largest * machine.levels + 1), name=f"charge{r}_{c}", reset_less=True)
+                potential = Signal(range(top_n + 1), name=f"sum_n{r}_{c}", reset_less=True)
                 gated = [Mux(self.v[c * b + p] & allow, num << p, 0) for p in range(b)]
                 m.d.sync += charge.eq(sum(gated[1:], gated[0]))
                 with m.If(self.valid):
@@ -59,8 +60,8 @@ class AttentionSum(wiring.Component):
     def _fire(self, m: Module, sums_n: list[list[Value]], sums_d: list[Value], top_v: int, top_t: int) -> None:
         """`b` phases for each row; row 0's registers fire, the others wait in line, their half threshold not yet added."""
         desc, b, channels, rows = self.desc, self.machine.planes, self.machine.head_lanes, self.machine.attention_rows
-        v = [[Signal(range(top_v + 1), name=f"v{r}_{c}") for c in range(channels)] for r in range(rows)]
-        threshold = [Signal(range(top_t + 1), name=f"threshold{r}") for r in range(rows)]
+        v = [[Signal(range(top_v + 1), name=f"v{r}_{c}", reset_less=True) for c in range(channels)] for r in range(rows)]
+        threshold = [Signal(range(top_t + 1), name=f"threshold{r}", reset_less=True) for r in range(rows)]
         busy, cycle, row = Signal(), Signal(5), Signal(range(rows)) if rows > 1 else Const(0, 1)
         enable = Signal()
         with m.Switch(cycle):

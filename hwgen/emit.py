@@ -13,17 +13,18 @@ from pathlib import Path
 from hwgen.config import MachineConfig
 from hwgen.files import digest, hex_image, json_text, write_if_changed
 from hwgen.program import compile_network, sized
-from hwgen.registers import LoadTarget
+from hwgen.registers import LOGITS_MOST, LoadTarget
 from hwgen.shapes import memory_shapes
 from hwgen.steps import Images, Program
 from hwgen.top import Accelerator
 from hwgen.verilog import convert
+from hwgen.window import BEATS, MmioAccelerator
 from model.config import MaskingConfig
 from quantize.layers import Network
 from quantize.network import digest as network_digest
 
 OURS = ("hwgen", "quantize", "model")
-TOP = "mst_accelerator"
+TOP, MMIO = "mst_accelerator", "mst_mmio"
 MANIFEST = "manifest.json"
 IMAGE_FILES = {LoadTarget.PROGRAM: "program.hex", LoadTarget.WEIGHTS: "weights.hex", LoadTarget.PARAMS: "params.hex",
                LoadTarget.BRANCHES: "branches.hex", LoadTarget.ROM: "rom.hex", LoadTarget.READS: "reads.hex",
@@ -83,6 +84,14 @@ def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folde
         "network": network_digest(network), "verilog_sha256": digest(target_file.read_bytes()),
         "toolchain": toolchain()}))
     return Build(program, machine, folder, design_id, build_id, regenerated)
+
+
+def emit_mmio(build: Build, beats: int = BEATS, logits: int = LOGITS_MOST) -> Path:
+    """Write `mst_mmio.v` beside a build's files: its machine behind a `StreamWindow`, whole, as module mst_mmio; the file."""
+    machine = Accelerator(build.machine, build.id32, build.program.images)
+    target = build.folder / f"{MMIO}.v"
+    write_if_changed(target, convert(MmioAccelerator(machine, beats, logits), MMIO))
+    return target
 
 
 def toolchain() -> dict[str, str]:

@@ -1,16 +1,22 @@
-"""Event extractor: walks the input words of a GEMM tile, plane by plane, and emits up to two weight row addresses a cycle.
+"""Event extractor: walks the input words of a GEMM tile and emits up to two weight row addresses a cycle.
 
-Two halves with a queue between them. The *fetcher* reads one spike word a cycle, picks one bit plane of it, counts its
-events, and queues the bit vector unless it is empty (the last word of a plane is queued always: it carries the plane's
-doubling and the token's end). The *emitter* takes a vector and names its set bits, lowest and highest first, as weight
-rows; a vector of k events takes max(1, ceil(k/2)) cycles. So zero and masked inputs take no cycle while the queue holds work.
+Two halves with a queue between them. The *fetcher* reads one spike word a cycle, picks the bit planes that this pass takes (all
+of the word's, but for a sign plane, which subtracts and so goes alone), counts their events, and queues the bit vectors unless
+they are empty (the last word of a pass is queued always: it carries the shift between groups of planes and the token's end).
+The *emitter* names the word's set bits, the lowest of the lowest plane and the highest of the highest plane first, as weight
+rows and powers of two: events of different planes go together, so a word of k events takes max(1, ceil(k/2)) cycles. Zero and
+masked inputs take no cycle while the queue holds work.
 
 Timing (`hwgen.gemm_cycles` states it as a recurrence): the fetcher's stages move together, and stand still only where a word
-is to be queued and the queue is full. The word issued in cycle c is read in c + 1, its plane is picked in c + 2; it is counted
-in c + 3 and judged in c + 4 (`FETCH_STAGES`), queued at its end, and can be taken by the emitter in c + 5. The rows that the
-emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
+is to be queued and the queue is full. The word issued in cycle c is read in c + 1 and taken over in c + 2 (a block RAM's output
+is late), its planes are picked in c + 3; they are counted in c + 4 and c + 5, and judged in c + 6 (`FETCH_STAGES`), queued at its
+end, and can be taken by the emitter in c + 7. The rows that the emitter names in a cycle are on `out` `EMIT_STAGES` cycles later.
 """
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from collections.abc import Iterable
+from functools import reduce
+from operator import and_, or_
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -20,21 +26,25 @@ from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
 from hwgen.popcount import popcount
 
-FETCH_STAGES = 4
-"""Cycles from a word's issue to its judgement: address, read, pick, count."""
+FETCH_STAGES = 6
+"""Cycles from a word's issue to its judgement: address, read, take over, pick, count by lanes, count by planes."""
 EMIT_STAGES = 2
 """Cycles from naming a vector's events to their rows being on `out`: one-hot, index and address."""
-CHUNK, COUNTED = 4, 16
-"""Lanes that are looked at together, by the search for the outermost bits and by the count."""
+COUNTED = 16
+"""Lanes that are counted together."""
 
-FLAGS = data.StructLayout({"load": 1, "double": 1, "negate": 1, "last": 1})
+FLAGS = data.StructLayout({"load": 1, "shift": 1, "negate": 1, "last": 1})
+"""What becomes of the sums before: dropped, or shifted by a group of planes; whether rows subtract; whether the token ends."""
 
 
 def emission(m: MachineConfig) -> data.StructLayout:
-    """What the lane array gets each cycle: up to `rows_per_cycle` weight rows and how to treat the accumulators."""
+    """What the lane array gets each cycle: up to `rows_per_cycle` weight rows and how to treat the accumulators.
+
+    `plane`: the power of two of each row's event, one hot; 0: no event.
+    """
     return data.StructLayout({
-        "valid": 1, "event": data.ArrayLayout(1, m.rows_per_cycle), "row": data.ArrayLayout(ADDRESS_BITS, m.rows_per_cycle),
-        "flags": FLAGS})
+        "valid": 1, "plane": data.ArrayLayout(m.planes, m.rows_per_cycle),
+        "row": data.ArrayLayout(ADDRESS_BITS, m.rows_per_cycle), "flags": FLAGS})
 
 
 class Extractor(wiring.Component):
@@ -52,8 +62,10 @@ class Extractor(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        vector = data.StructLayout({"bits": self.m.lanes, "row": ADDRESS_BITS, "flags": FLAGS, "some": 1, "odd": 1,
-                                    "cycles": self.m.lanes.bit_length()})
+        lanes, planes = self.m.lanes, self.m.planes
+        vector = data.StructLayout({"bits": data.ArrayLayout(lanes, planes), "some": planes,
+                                    "count": data.ArrayLayout(range(lanes + 1), planes), "total": range(lanes * planes + 1),
+                                    "row": ADDRESS_BITS, "flags": FLAGS})
         m.submodules.queue = queue = SyncFIFO(width=vector.size, depth=self.m.queue_depth)
         # `queue.w_rdy`, but from a register: it moves the whole fetcher
         room, written, read = Signal(init=1), Signal(), Signal()
@@ -66,74 +78,95 @@ class Extractor(wiring.Component):
 
     def _fetch(self, m: Module, queue: SyncFIFO, room: Signal, vector: data.StructLayout) -> None:
         advance = Signal()  # all stages move
-        tag = data.StructLayout({"valid": 1, "row": ADDRESS_BITS, "bit": range(max(self.m.planes, 2)), "first_plane": 1,
-                                 "negate": 1, "plane_end": 1, "token_end": 1})
+        lanes, planes = self.m.lanes, self.m.planes
+        tag = data.StructLayout({"valid": 1, "row": ADDRESS_BITS, "taken": planes, "first_pass": 1, "shift": 1,
+                                 "negate": 1, "pass_end": 1, "token_end": 1, "inside": 1})
         tags = [Signal(tag, name=f"tag{stage}") for stage in range(FETCH_STAGES + 1)]
         for before, after in zip(tags, tags[1:], strict=False):
             with m.If(advance):
                 m.d.sync += after.eq(before)
-        self._walk(m, tags[0], advance)
-        m.d.comb += self.en.eq(tags[1].valid & advance)
-
-        # pick the plane
-        planes = self.m.planes
-        picked, looked = Signal(self.m.lanes), Signal(self.m.lanes)
-        with m.Switch(tags[2].bit):
-            for p in range(planes):
-                with m.Case(p):
-                    m.d.comb += looked.eq(Cat(self.word[lane * planes + p] for lane in range(self.m.lanes)))
-        # count it: with two rows a cycle one event more, for (k + 1) / 2 cycles
-        bits, some, push = Signal(self.m.lanes), Signal(), Signal()
-        counts = []
-        for low in range(0, self.m.lanes, COUNTED):
-            chunk = list(picked[low:low + COUNTED])
-            one_more = [Const(1, 1)] if low == 0 and self.m.rows_per_cycle == 2 else []
-            count = Signal(range(len(chunk) + len(one_more) + 1), name=f"count{low}")
-            with m.If(advance):
-                m.d.sync += count.eq(popcount(m, chunk + one_more, f"count{low}"))
-            counts.append(count)
+        # The counters stop a cycle after the stages: a step that these could not take waits in `skid`. So no path leads from the
+        # queue through all the counters.
+        walked, skid, skidded = (Signal(data.StructLayout({"tag": tag, "address": ADDRESS_BITS}), name=name)
+                                 for name in ("walked", "skid", "skidded"))
+        full = Signal()
+        m.d.comb += [skidded.eq(Mux(full, skid, walked)), tags[0].eq(skidded.tag)]
+        m.d.sync += full.eq(~advance)
+        with m.If(~full):
+            m.d.sync += skid.eq(walked)
         with m.If(advance):
-            m.d.sync += [picked.eq(looked), bits.eq(picked), some.eq(picked.any()),
-                         push.eq(tags[3].valid & (picked.any() | tags[3].plane_end))]
-        # judge
-        judged, entry, total, fresh = tags[4], Signal(vector), Signal(range(self.m.lanes + 2)), Signal(init=1)
-        m.d.comb += [
-            total.eq(sum(counts[1:], counts[0])),
-            advance.eq(~push | room), queue.w_en.eq(push), queue.w_data.eq(entry),
-            entry.bits.eq(bits), entry.row.eq(judged.row), entry.flags.negate.eq(judged.negate), entry.some.eq(some),
-            entry.flags.load.eq(fresh & judged.first_plane), entry.flags.double.eq(fresh & ~judged.first_plane),
-            entry.flags.last.eq(judged.token_end)]
-        if self.m.rows_per_cycle == 2:
-            m.d.comb += [entry.odd.eq(~total[0]), entry.cycles.eq(total >> 1)]
-        else:
-            m.d.comb += entry.cycles.eq(total)
-        with m.If(push & room):
-            m.d.sync += fresh.eq(judged.plane_end)  # the next vector is the first of its plane
+            m.d.sync += self.address.eq(skidded.address)
+        self._walk(m, walked, ~full)
+        m.d.comb += self.en.eq(tags[1].valid & tags[1].inside & advance)
 
-    def _walk(self, m: Module, tag: data.View, advance: Signal) -> None:
-        """The counters: each cycle's word address (registered) and what must be known of it (`tag`)."""
+        word = Signal(self.m.word_bits, reset_less=True)
+        with m.If(advance):
+            m.d.sync += word.eq(self.word)
+        entry, push, some, fresh = Signal(vector), Signal(), Signal(planes), Signal(init=1)
+        bits = []  # of a plane, being counted
+        for p in range(planes):
+            picked, counted, judged_bits = (Signal(lanes, name=f"{stage}{p}", reset_less=True)
+                                            for stage in ("picked", "counted", "judged"))
+            bits.append(counted)
+            counts = []
+            for low in range(0, lanes, COUNTED):
+                chunk = list(picked[low:low + COUNTED])
+                counts.append(Signal(range(len(chunk) + 1), name=f"count{p}_{low}", reset_less=True))
+                ones = popcount(m, chunk, f"count{p}_{low}")
+                with m.If(advance):
+                    m.d.sync += counts[-1].eq(ones)
+            count = Signal(range(lanes + 1), name=f"count{p}", reset_less=True)
+            with m.If(advance):
+                # no events where no word was read
+                looked = tags[3].taken[p] & tags[3].inside
+                m.d.sync += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
+                             counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
+                             count.eq(sum(counts[1:], counts[0]))]
+            m.d.comb += [entry.bits[p].eq(judged_bits), entry.count[p].eq(count)]
+        with m.If(advance):
+            m.d.sync += push.eq(tags[FETCH_STAGES - 1].valid & (Cat(bits).any() | tags[FETCH_STAGES - 1].pass_end))
+        judged = tags[FETCH_STAGES]
+        m.d.comb += [
+            advance.eq(~push | room), queue.w_en.eq(push), queue.w_data.eq(entry), entry.row.eq(judged.row), entry.some.eq(some),
+            entry.total.eq(sum((entry.count[p] for p in range(1, planes)), entry.count[0])),
+            entry.flags.negate.eq(judged.negate), entry.flags.load.eq(fresh & judged.first_pass),
+            entry.flags.shift.eq(fresh & judged.shift), entry.flags.last.eq(judged.token_end)]
+        with m.If(push & room):
+            m.d.sync += fresh.eq(judged.pass_end)  # the next word is the first of its pass
+
+    def _walk(self, m: Module, walked: data.View, advance: Value) -> None:
+        """The counters: each cycle's word address and what must be known of it (`tag`)."""
+        tag = walked.tag
         d, planes = self.desc, self.m.planes
         busy, issue = Signal(), Signal()
-        x, y, px, py, words, plane = (Countdown(m, name, getattr(d, field)) for name, field in (
+        x, y, px, py, words, passes = (Countdown(m, name, getattr(d, field)) for name, field in (
             ("x", "tokens_x"), ("y", "tokens_y"), ("px", "phases_x"), ("py", "phases_y"), ("words", "words"),
-            ("plane", "planes_less_one")))
+            ("passes", "passes_less_one")))
         token, column, phase = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        w, group, bit, first_plane = Signal(8), Signal(12), Signal(range(max(planes, 2))), Signal()
+        w, group, taken, first_pass, shift = Signal(8), Signal(12), Signal(planes), Signal(), Signal()
         phase_row, row = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        plane_end, next_token = Signal(), Signal(ADDRESS_BITS)
-        m.d.comb += [issue.eq(busy & advance), plane_end.eq(words.last & py.last & px.last),
+        pass_end, next_token = Signal(), Signal(ADDRESS_BITS)
+        # Where the gathered token lies in the map (modulo: before it is beyond it), and the token's first one.
+        edge = len(d.side) + 1
+        column_at, row_at, left, above, next_left, next_above = (Signal(edge, name=name) for name in (
+            "column_at", "row_at", "left", "above", "next_left", "next_above"))
+        m.d.comb += [next_left.eq(Mux(x.last, -d.padding, left + d.stride)), next_above.eq(above + Mux(x.last, d.stride, 0)),
+                     tag.inside.eq((column_at <= d.side) & (row_at <= d.side))]
+        # planes below the first pass's uppermost one, and that one
+        lower, top = Signal(planes), Signal(planes)
+        first = [taken.eq(Mux(d.signed, top, top | lower)), group.eq(d.first_group), first_pass.eq(1), shift.eq(0)]
+        m.d.comb += [top.eq(1 << d.first_bit), lower.eq(top - 1)]
+        m.d.comb += [issue.eq(busy & advance), pass_end.eq(words.last & py.last & px.last),
                      next_token.eq(token + Mux(x.last, d.row_step, d.token_step)),
-                     tag.valid.eq(busy), tag.row.eq(row), tag.bit.eq(bit), tag.first_plane.eq(first_plane),
-                     tag.negate.eq(d.signed & first_plane), tag.plane_end.eq(plane_end),
-                     tag.token_end.eq(plane_end & plane.last)]
-        with m.If(advance):
-            m.d.sync += self.address.eq(phase + (group + w))
+                     tag.valid.eq(busy), tag.row.eq(row), tag.taken.eq(taken), tag.first_pass.eq(first_pass), tag.shift.eq(shift),
+                     tag.negate.eq(d.signed & first_pass), tag.pass_end.eq(pass_end),
+                     tag.token_end.eq(pass_end & passes.last), walked.address.eq(phase + (group + w))]
         with m.If(self.start):
-            for counter in (x, y, px, py, words, plane):
+            for counter in (x, y, px, py, words, passes):
                 counter.begin()
-            m.d.sync += [busy.eq(1), w.eq(0), token.eq(d.in_base), column.eq(d.in_base), phase.eq(d.in_base),
-                         group.eq(d.first_group), bit.eq(d.first_bit), first_plane.eq(1),
+            m.d.sync += [*first, busy.eq(1), w.eq(0), token.eq(d.in_base), column.eq(d.in_base), phase.eq(d.in_base),
                          phase_row.eq(d.weight_base), row.eq(d.weight_base)]
+            m.d.sync += [where.eq(-d.padding) for where in (column_at, row_at, left, above)]
         with m.Elif(issue):
             words.step()
             with m.If(~words.last):
@@ -146,65 +179,91 @@ class Extractor(wiring.Component):
                 with m.Else():
                     m.d.sync += [phase_row.eq(d.weight_base), row.eq(d.weight_base)]
                 with m.If(~py.last):
-                    m.d.sync += phase.eq(phase + d.off_y)
+                    m.d.sync += [phase.eq(phase + d.off_y), row_at.eq(row_at + 1)]
                 with m.Else():
                     px.step()
                     with m.If(~px.last):
-                        m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x)]
-                    with m.Else():
-                        plane.step()
-                        m.d.sync += first_plane.eq(plane.last)
-                        with m.If(~plane.last):
-                            m.d.sync += [column.eq(token), phase.eq(token)]
-                            with m.If(bit != 0):
-                                m.d.sync += bit.eq(bit - 1)
-                            with m.Else():
-                                m.d.sync += [bit.eq(planes - 1), group.eq(group - d.group_step)]
-                        with m.Else():
-                            x.step()
-                            m.d.sync += [group.eq(d.first_group), bit.eq(d.first_bit), token.eq(next_token),
-                                         column.eq(next_token), phase.eq(next_token)]
-                            with m.If(x.last):
-                                y.step()
-                                with m.If(y.last):
-                                    m.d.sync += busy.eq(0)
+                        m.d.sync += [column.eq(column + d.off_x), phase.eq(column + d.off_x), column_at.eq(column_at + 1),
+                                     row_at.eq(above)]
+            # not nested deeper: few of these conditions hang on each other, and much hangs on them
+            with m.If(pass_end):
+                passes.step()
+            with m.If(pass_end & ~passes.last):
+                m.d.sync += [column.eq(token), phase.eq(token), column_at.eq(left), row_at.eq(above), first_pass.eq(0)]
+                with m.If(first_pass & d.signed & (lower != 0)):  # the sign plane's group again
+                    m.d.sync += taken.eq(lower)
+                with m.Else():
+                    m.d.sync += [taken.eq(~0), group.eq(group - d.group_step), shift.eq(1)]
+            with m.If(tag.token_end):
+                x.step()
+                m.d.sync += [*first, token.eq(next_token), column.eq(next_token), phase.eq(next_token), left.eq(next_left),
+                             above.eq(next_above), column_at.eq(next_left), row_at.eq(next_above)]
+            with m.If(tag.token_end & x.last):
+                y.step()
+            with m.If(tag.token_end & x.last & y.last):
+                m.d.sync += busy.eq(0)
 
     def _emit(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
-        rows = self.m.rows_per_cycle
+        lanes, planes, rows = self.m.lanes, self.m.planes, self.m.rows_per_cycle
         entry, waiting = Signal(vector), Signal(vector)
         valid, first, exhausted, go, take = Signal(), Signal(), Signal(), Signal(), Signal()
         ends = exhausted & entry.flags.last
         m.d.comb += [waiting.eq(queue.r_data), self.ending.eq(valid & ends & ~self.hold), go.eq(valid & ~(ends & self.hold)),
                      take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
-        below, above = Signal(self.m.lanes), Signal(self.m.lanes)  # is there an event before, behind?
-        m.d.comb += [below.eq(_any_before(m, list(entry.bits), "below")),
-                     Cat(reversed(above)).eq(_any_before(m, list(reversed(entry.bits)), "above"))]
+        # Port 0 takes the lowest event of the lowest plane that has one, port 1 the highest of the highest (one hot: `outer`).
+        outer = [Signal(planes, name=f"plane{port}") for port in range(rows)]
+        # Both are searched for in every plane at once: the choice of the plane would otherwise stand in front of the search.
+        kept: list[list[Signal]] = [[], []]
+        left = []
+        for p in range(planes):
+            for port in range(rows):
+                rest = Signal(lanes, name=f"kept{port}_{p}")  # all but the outermost
+                bits = entry.bits[p]
+                m.d.comb += rest.eq(_without_lowest(bits) if port == 0 else _without_lowest(bits[::-1])[::-1])
+                kept[port].append(rest)
+        some = Signal(planes)  # which planes will have events behind this cycle's
+        for p in range(planes):
+            after = Signal.like(entry.count[p], name=f"after{p}")
+            m.d.comb += [after.eq(entry.count[p] - sum((plane[p] for plane in outer[1:]), outer[0][p])), some[p].eq(after != 0)]
+            left += [entry.count[p].eq(after), entry.bits[p].eq(_every(
+                (entry.bits[p], *(kept[port][p] | ~plane[p].replicate(lanes) for port, plane in enumerate(outer)))))]
         with m.If(take):
-            m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.cycles <= 1)]
+            m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
+                         *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
         with m.Elif(go):
-            m.d.sync += [entry.bits.eq(entry.bits & below & (above if rows == 2 else ~0)), first.eq(0),
-                         entry.cycles.eq(entry.cycles - 1), exhausted.eq(entry.cycles == 2)]
+            m.d.sync += [*left, first.eq(0), entry.total.eq(entry.total - rows), exhausted.eq(entry.total <= 2 * rows),
+                         *(plane.eq(_outermost(some, port)) for port, plane in enumerate(outer))]
         # Two registers: the outermost bits, one hot; their rows.
         named, row = Signal.like(self.out), Signal(ADDRESS_BITS)
         m.d.sync += [named.valid.eq(go), named.flags.negate.eq(entry.flags.negate),
-                     named.flags.load.eq(entry.flags.load & first), named.flags.double.eq(entry.flags.double & first),
-                     named.flags.last.eq(ends), row.eq(entry.row), named.event[0].eq(entry.some),
-                     self.out.valid.eq(named.valid), self.out.flags.eq(named.flags), self.out.event.eq(named.event)]
+                     named.flags.load.eq(entry.flags.load & first), named.flags.shift.eq(entry.flags.shift & first),
+                     named.flags.last.eq(ends), row.eq(entry.row), named.plane[0].eq(outer[0]),
+                     self.out.valid.eq(named.valid), self.out.flags.eq(named.flags), self.out.plane.eq(named.plane)]
         if rows == 2:
-            m.d.sync += named.event[1].eq(entry.some & ~(exhausted & entry.odd))
-        for port, inner in enumerate((below, above)[:rows]):
-            hot = Signal(self.m.lanes, name=f"hot{port}")
-            m.d.sync += [hot.eq(entry.bits & ~inner), self.out.row[port].eq(row + _index(hot))]
+            both = ~(exhausted & entry.total[0])  # with one event left port 0 takes it
+            m.d.sync += named.plane[1].eq(outer[1] & both.replicate(planes))
+        for port in range(rows):
+            hot = Signal(lanes, name=f"hot{port}", reset_less=True)
+            m.d.sync += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & outer[port][p].replicate(lanes) for p in range(planes))),
+                         self.out.row[port].eq(row + _index(hot))]
 
 
-def _any_before(m: Module, bits: list[Value], name: str) -> Value:
-    """Bit i: whether one of `bits[:i]` is set. By chunks of chunks, so that the depth grows with the logarithm."""
-    if len(bits) <= CHUNK:
-        return Cat(Cat(bits[:place]).any() for place in range(len(bits)))
-    chunks = [bits[low:low + CHUNK] for low in range(0, len(bits), CHUNK)]
-    some, before = Signal(len(chunks), name=f"{name}_some{len(bits)}"), Signal(len(chunks), name=f"{name}{len(bits)}")
-    m.d.comb += [some.eq(Cat(Cat(chunk).any() for chunk in chunks)), before.eq(_any_before(m, list(some), name))]
-    return Cat(before[number] | Cat(chunk[:place]).any() for number, chunk in enumerate(chunks) for place in range(len(chunk)))
+def _either(values: Iterable[Value]) -> Value:
+    return reduce(or_, values)
+
+
+def _every(values: Iterable[Value]) -> Value:
+    return reduce(and_, values)
+
+
+def _without_lowest(bits: Value) -> Value:
+    """`bits` without the lowest that is set: a borrow chain, which is short in time and in LUTs."""
+    return bits & (bits - 1)[:len(bits)]
+
+
+def _outermost(some: Value, port: int) -> Value:
+    """One hot: the lowest set bit of `some` for port 0, the highest for port 1."""
+    return Cat(some[p] & ~(some[:p] if port == 0 else some[p + 1:]).any() for p in range(len(some)))
 
 
 def _index(hot: Value) -> Value:

@@ -59,16 +59,16 @@ class FireUnit(wiring.Component):
                                      "stream": ADDRESS_BITS})
 
         # Sequencing: one group a cycle out of a buffer that was loaded when the accumulators were ready.
-        buffer = Signal(data.ArrayLayout(signed(cfg.acc_bits), cfg.lanes))
-        left, group = Signal(8), Signal(7)
+        buffer = Signal(data.ArrayLayout(signed(cfg.acc_bits), cfg.lanes), reset_less=True)
+        left, group, firing = Signal(8), Signal(7), Signal()  # firing: left is not 0
         row, column = Signal(10), Signal(10)
         stream = Signal(ADDRESS_BITS)
         s0 = Signal(control)
-        m.d.comb += [s0.valid.eq(left != 0), s0.first.eq(group == 0), s0.last.eq(left == 1), s0.group.eq(group),
+        m.d.comb += [s0.valid.eq(firing), s0.first.eq(group == 0), s0.last.eq(left == 1), s0.group.eq(group),
                      s0.stream.eq(stream + group), s0.final.eq(s0.last & (row == d.tokens_y) & (column == d.tokens_x))]
-        with m.If(left != 0):
+        with m.If(firing):
             shifted = Cat(buffer.as_value()[lanes * cfg.acc_bits:])
-            m.d.sync += [buffer.eq(shifted), left.eq(left - 1), group.eq(group + 1)]
+            m.d.sync += [buffer.eq(shifted), left.eq(left - 1), group.eq(group + 1), firing.eq(left != 1)]
             with m.If(s0.last):
                 m.d.sync += stream.eq(stream + d.stream_step)
                 with m.If(column == d.tokens_x):
@@ -76,12 +76,12 @@ class FireUnit(wiring.Component):
                 with m.Else():
                     m.d.sync += column.eq(column + 1)
         with m.If(self.ready):
-            m.d.sync += [buffer.eq(self.acc), left.eq(d.groups + 1), group.eq(0)]
+            m.d.sync += [buffer.eq(self.acc), left.eq(d.groups + 1), group.eq(0), firing.eq(1)]
         with m.If(self.start):
             m.d.sync += [stream.eq(d.stream_base), row.eq(0), column.eq(0)]
         neuron = Signal.like(d.neuron_base)
         m.d.comb += [self.neuron_read.address.eq(Mux(self.ready, d.neuron_base, neuron)),
-                     self.neuron_read.en.eq(self.ready | (left != 0))]
+                     self.neuron_read.en.eq(self.ready | firing)]
         with m.If(self.neuron_read.en):
             m.d.sync += neuron.eq(self.neuron_read.address + 1)
 
@@ -97,7 +97,7 @@ class FireUnit(wiring.Component):
             m.d.sync += mask_row.eq(self.mask_state)
         with m.Elif(self.ready):
             m.d.sync += [mask_row.eq(next_row(mask_row)), mask_now.eq(mask_row)]
-        with m.Elif(left != 0):
+        with m.Elif(firing):
             m.d.sync += mask_now.eq(advanced(mask_now, LEAP * lanes))
 
         ctl = [s0]
@@ -198,7 +198,7 @@ class FireUnit(wiring.Component):
         cfg, d = self.m, self.desc
         lanes, b, words = cfg.fire_lanes, cfg.planes, value_words(cfg)
         word_type = data.ArrayLayout(words * b, cfg.lanes)
-        collect, merged, ready = Signal(word_type), Signal(word_type), Signal(word_type)
+        collect, merged, ready = Signal(word_type, reset_less=True), Signal(word_type), Signal(word_type, reset_less=True)
         with m.If(~ctl.first):
             m.d.comb += merged.eq(collect)
         with m.Switch(ctl.group):
@@ -206,26 +206,26 @@ class FireUnit(wiring.Component):
                 with m.Case(group):
                     for lane, value in enumerate(leaving):
                         m.d.comb += merged[group * lanes + lane].eq(value)
-        left, final = Signal(range(words + 1)), Signal()
+        left, final, finishing = Signal(range(words + 1)), Signal(), Signal()  # finishing: in the last write of all
         token, address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
         m.d.comb += [self.spike_write.en.eq(left != 0), self.spike_write.address.eq(address),
                      self.spike_write.data.eq(Cat(ready[lane][:b] for lane in range(cfg.lanes)))]
         with m.If(left != 0):
-            m.d.sync += [left.eq(left - 1), address.eq(address + d.out_word_step)]
+            m.d.sync += [left.eq(left - 1), address.eq(address + d.out_word_step), finishing.eq((left == 2) & final)]
             m.d.sync += [ready[lane].eq(ready[lane] >> b) for lane in range(cfg.lanes)]
-            with m.If((left == 1) & final):
-                m.d.comb += self.done.eq(1)
+        with m.If(finishing):
+            m.d.comb += self.done.eq(1)
         with m.If(ctl.valid):
             m.d.sync += collect.eq(merged)
             with m.If(ctl.last):
                 m.d.sync += [ready.eq(merged), left.eq(d.out_words + 1), address.eq(token), final.eq(ctl.final),
-                             token.eq(token + d.out_step)]
+                             finishing.eq(ctl.final & (d.out_words == 0)), token.eq(token + d.out_step)]
         with m.If(self.start):
             m.d.sync += token.eq(d.out_base)
 
 
 def _registered(m: Module, value: object, shape: object, name: str, lane: int) -> Signal:
-    signal = Signal(shape, name=f"{name}_{lane}")
+    signal = Signal(shape, name=f"{name}_{lane}", reset_less=True)
     m.d.sync += signal.eq(value)
     return signal
 
@@ -239,7 +239,7 @@ def _clamped(value: Value, top: Value, high: Value) -> Value:
 
 def _taken_over(m: Module, value: data.View, name: str) -> data.View:
     """`value` one cycle later."""
-    signal = Signal(value.shape(), name=name)
+    signal = Signal(value.shape(), name=name, reset_less=True)
     m.d.sync += signal.eq(value)
     return signal
 
@@ -254,7 +254,7 @@ def _delayed(m: Module, value: Signal, stages: int, name: str) -> list[Signal]:
     """`value` after 0 .. `stages` cycles."""
     chain = [value]
     for stage in range(1, stages + 1):
-        signal = Signal.like(value, name=f"{name}{stage}")
+        signal = Signal.like(value, name=f"{name}{stage}", reset_less=True)
         m.d.sync += signal.eq(chain[-1])
         chain.append(signal)
     return chain

@@ -38,12 +38,14 @@ class GemmEngine(wiring.Component):
         m.submodules.extract = extract = Extractor(self.m)
         m.submodules.lanes = lanes = LaneArray(self.m)
         m.submodules.fire = fire = FireUnit(self.m)
+        start, desc = Signal(), Signal(layout(GEMM), reset_less=True)  # both have come a long way
+        m.d.sync += [start.eq(self.start), desc.eq(self.desc)]
         m.d.comb += [
-            extract.start.eq(self.start), extract.desc.eq(self.desc), extract.word.eq(self.spike_read.data),
+            extract.start.eq(start), extract.desc.eq(desc), extract.word.eq(self.spike_read.data),
             self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en),
             lanes.events.eq(extract.out),
-            self.events.eq(Mux(extract.out.valid, sum(extract.out.event[port] for port in range(self.m.rows_per_cycle)), 0)),
-            fire.start.eq(self.start), fire.desc.eq(self.desc), fire.masked.eq(self.masked),
+            self.events.eq(Mux(extract.out.valid, sum(plane.any() for plane in extract.out.plane), 0)),
+            fire.start.eq(start), fire.desc.eq(desc), fire.masked.eq(self.masked),
             fire.mask_state.eq(self.mask_state), fire.override.eq(self.override),
             fire.override_ratio.eq(self.override_ratio), fire.acc.eq(lanes.acc), fire.ready.eq(lanes.ready),
             self.done.eq(fire.done)]
@@ -55,7 +57,7 @@ class GemmEngine(wiring.Component):
         # A token may end only when the fire unit will have taken the one before.
         gap, hold = Signal(7), Signal()  # hold: gap is not 0, as a register
         with m.If(extract.ending):
-            m.d.sync += [gap.eq(self.desc.spacing), hold.eq(self.desc.spacing != 0)]
+            m.d.sync += [gap.eq(desc.spacing), hold.eq(desc.spacing != 0)]
         with m.Elif(gap != 0):
             m.d.sync += [gap.eq(gap - 1), hold.eq(gap != 1)]
         m.d.comb += extract.hold.eq(hold)

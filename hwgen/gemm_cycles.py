@@ -1,8 +1,9 @@
 """Exact cycles of a GEMM descriptor, from the spike words it reads: the timing contract of `hwgen.gemm` as a recurrence.
 
-Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 1 on) is judged in c + FETCH_STAGES and,
-if it is queued, can be taken from the next cycle on. A vector of k events holds the emitter max(1, ceil(k / rows_per_cycle))
-cycles. A token's last emission waits until `spacing` cycles after the one before. docs/architecture.md draws it.
+Cycle 0 is the cycle of `start`. The word issued in cycle c (one a cycle from cycle 2 on) is judged in c + FETCH_STAGES and,
+if it is queued, can be taken from the next cycle on. A word of k events, all planes of its pass together, holds the emitter
+max(1, ceil(k / rows_per_cycle)) cycles. A token's last emission waits until `spacing` cycles after the one before.
+docs/architecture.md draws it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
-from hwgen.descriptors import After
+from hwgen.descriptors import ADDRESS_BITS, After
 from hwgen.extract import EMIT_STAGES, FETCH_STAGES
 from hwgen.lanes import LaneArray
 
@@ -20,7 +21,7 @@ Fields = dict[str, int]
 
 EMIT_TO_READY = EMIT_STAGES + LaneArray.LATENCY
 """Cycles from a token's last emission to its sums being ready."""
-FIRST_JUDGED = 1 + FETCH_STAGES
+FIRST_JUDGED = 2 + FETCH_STAGES
 """Cycle in which the first word is judged."""
 
 
@@ -45,25 +46,47 @@ class GemmCycles:
     """cycles in which the extractor emitted at least one event"""
 
 
-def addresses(f: Fields) -> Ints:
-    """Spike words read, in order: [tokens, planes, gathered tokens * words]; plane p reads its group's words."""
-    m_planes = f["planes_less_one"] + 1
+def input_planes(f: Fields, m: MachineConfig) -> int:
+    """Bit planes of an input value."""
+    return f["first_bit"] + 1 + f["first_group"] // f["group_step"] * m.planes
+
+
+def by_pass(f: Fields, m: MachineConfig, events: Ints) -> Ints:
+    """Events [tokens, passes, words] of events [tokens, planes, words], heaviest plane first: what is taken together."""
+    alone = [1] if f["signed"] and f["first_bit"] else []  # the sign plane, then the others of its group
+    starts = [0, *alone, *range(f["first_bit"] + 1, events.shape[1], m.planes)]
+    return np.add.reduceat(events, starts, axis=1)
+
+
+def addresses(f: Fields, m: MachineConfig) -> Ints:
+    """Spike words read, for each plane: [tokens, planes, gathered tokens * words], without the plane's group."""
     y, x = np.meshgrid(np.arange(f["tokens_y"] + 1), np.arange(f["tokens_x"] + 1), indexing="ij")
     row = f["tokens_x"] * f["token_step"] + f["row_step"]
     token = f["in_base"] + y.ravel() * row + x.ravel() * f["token_step"]
     px, py = np.meshgrid(np.arange(f["phases_x"] + 1), np.arange(f["phases_y"] + 1), indexing="ij")
     gathered = (px * f["off_x"] + py * f["off_y"]).ravel()
     inner = (gathered[:, None] + np.arange(f["words"] + 1)[None, :]).ravel()
-    return token[:, None, None] + np.zeros((1, m_planes, 1), np.int64) + inner[None, None, :]
+    where = token[:, None, None] + np.zeros((1, input_planes(f, m), 1), np.int64) + inner[None, None, :]
+    return where % (1 << ADDRESS_BITS)
+
+
+def inside(f: Fields) -> NDArray[np.bool_]:
+    """Which of the words [tokens, gathered tokens * words] lie inside the map; the others are not read and count as 0."""
+    y, x = (np.arange(f[name] + 1) * f["stride"] - f["padding"] for name in ("tokens_y", "tokens_x"))
+    row, column = y[:, None] + np.arange(f["phases_y"] + 1), x[:, None] + np.arange(f["phases_x"] + 1)
+    row_in, column_in = (0 <= row) & (row <= f["side"]), (0 <= column) & (column <= f["side"])
+    both = row_in[:, None, None, :] & column_in[None, :, :, None]  # [y, x, px, py]
+    return both.reshape(len(y) * len(x), -1).repeat(f["words"] + 1, axis=1)
 
 
 def vectors(f: Fields, m: MachineConfig, memory: Ints) -> Ints:
-    """Events of each bit vector, [tokens, planes, gathered tokens * words], from a scratchpad image [words, lanes]."""
-    where = addresses(f)
+    """Events by plane, heaviest first, [tokens, planes, gathered tokens * words], from a scratchpad image [words, lanes]."""
+    real = inside(f)
+    where = np.where(real[:, None], addresses(f, m), 0)
     group, bit = f["first_group"], f["first_bit"]
     counts = np.empty(where.shape, np.int64)
-    for plane in range(f["planes_less_one"] + 1):
-        counts[:, plane] = (memory[where[:, plane] + group] >> bit & 1).sum(axis=-1)
+    for plane in range(where.shape[1]):
+        counts[:, plane] = (memory[where[:, plane] + group] >> bit & 1).sum(axis=-1) * real
         bit -= 1
         if bit < 0:
             bit, group = m.planes - 1, group - f["group_step"]
@@ -72,13 +95,13 @@ def vectors(f: Fields, m: MachineConfig, memory: Ints) -> Ints:
 
 def gemm_cycles(f: Fields, m: MachineConfig, events: Ints) -> GemmCycles:
     """Cycles of the descriptor with fields `f` (`hwgen.descriptors.GEMM`) for `events` as `vectors` gives them."""
-    tokens, planes, words = events.shape
+    events = by_pass(f, m, events)
     flat = events.reshape(-1)
-    plane_end = np.zeros(events.shape, bool)
-    plane_end[:, :, -1] = True
+    pass_end = np.zeros(events.shape, bool)
+    pass_end[:, :, -1] = True
     token_end = np.zeros(events.shape, bool)
     token_end[:, -1, -1] = True
-    queued = np.flatnonzero((flat > 0) | plane_end.reshape(-1))
+    queued = np.flatnonzero((flat > 0) | pass_end.reshape(-1))
     gaps = np.diff(queued, prepend=-1)
     busy = np.maximum(1, -(-flat[queued] // m.rows_per_cycle))
     ends = token_end.reshape(-1)[queued]

@@ -1,8 +1,11 @@
 """The GEMM descriptor's fields: how the extractor walks the input, and what the fire unit does with the sums."""
 from hwgen.config import MachineConfig
-from hwgen.descriptors import After
+from hwgen.descriptors import ADDRESS_BITS, After
 from hwgen.layout import Buffer
 from quantize.layers import Gemm
+
+NO_EDGE = 1023
+"""Field `side` of a walk that stays inside its map."""
 
 
 def after(layer: Gemm) -> After:
@@ -17,16 +20,23 @@ def after(layer: Gemm) -> After:
 def walk(m: MachineConfig, layer: Gemm, source: Buffer, base: int, rows: int, planes: int) -> dict[str, int]:
     """The input's fields: `rows` rows of the input map, the first token at spike word `base`. `planes`: b of the network."""
     word = source.token_words
-    top = (source.bits if layer.kind in ("embed", "merge", "head") else planes) - 1
+    top = (source.bits if source.signed or source.name == "image" else planes) - 1
     fields = {
         "in_base": base, "words": source.words - 1, "group_step": source.words,
         "first_group": top // m.planes * source.words, "first_bit": top % m.planes,
-        "planes_less_one": top, "signed": int(source.signed),
+        "passes_less_one": top // m.planes + int(source.signed and top % m.planes > 0), "signed": int(source.signed),
         "tokens_x": layer.side - 1, "tokens_y": rows - 1, "token_step": word, "row_step": word,
-        "phases_x": 0, "phases_y": 0, "off_x": 0, "off_y": 0,
-        "row_word_step": source.row_step, "row_phase_step": source.rows if layer.kind == "merge" else 0,
+        "phases_x": 0, "phases_y": 0, "off_x": 0, "off_y": 0, "stride": 0, "padding": 0, "side": NO_EDGE,
+        "row_word_step": source.row_step, "row_phase_step": source.rows if layer.kind in ("merge", "conv") else 0,
     }
-    if layer.kind == "merge":
+    if layer.gather is not None:
+        side, stride, padding, last = layer.side, layer.gather.stride, layer.gather.padding, layer.gather.kernel - 1
+        end = layer.gather.out_side(side) - 1
+        # The first token's first tap may lie before the map, even before word 0: addresses wrap, and no such word is read.
+        fields |= {"in_base": (base - padding * (side + 1) * word) % (1 << ADDRESS_BITS), "tokens_x": end, "tokens_y": end,
+                   "token_step": stride * word, "row_step": stride * (side - end) * word if end else 0, "phases_x": last,
+                   "phases_y": last, "off_x": word, "off_y": side * word, "stride": stride, "padding": padding, "side": side - 1}
+    elif layer.kind == "merge":
         fields |= {"tokens_x": layer.side // 2 - 1, "tokens_y": rows // 2 - 1, "token_step": 2 * word,
                    "row_step": (layer.side + 2) * word, "phases_x": 1, "phases_y": 1, "off_x": word, "off_y": layer.side * word}
     elif layer.kind == "head":
@@ -36,10 +46,10 @@ def walk(m: MachineConfig, layer: Gemm, source: Buffer, base: int, rows: int, pl
 
 
 def fire(m: MachineConfig, layer: Gemm, target: Buffer | None, tile: int, used: int, planes: int,
-         sites: tuple[str, ...], ratio: int) -> dict[str, int]:
+         ratios: dict[str, int]) -> dict[str, int]:
     """The fire unit's fields for tile `tile` of `used` output channels; memory bases are the compiler's.
 
-    `sites`: mask sites that the output carries; `ratio`: in 1/256.
+    `ratios`: the mask sites that the output carries, each with its ratio in 1/256.
     """
     groups = -(-used // m.fire_lanes)
     out_words = target.groups if target else 1
@@ -50,7 +60,7 @@ def fire(m: MachineConfig, layer: Gemm, target: Buffer | None, tile: int, used: 
         "plane_bits": layer.requantise.bits - 1 if layer.requantise else 0,
         "stream_step": residual_words(m, layer), "out_step": target.token_words if target else 0,
         "out_words": out_words - 1, "out_word_step": target.words if target else 0,
-        "ratio0": ratio if {"q", "fc1", "fc2"} & set(sites) else 0, "ratio1": ratio if "k" in sites else 0,
+        "ratio0": next((ratio for site, ratio in ratios.items() if site != "k"), 0), "ratio1": ratios.get("k", 0),
         "count": used, "final": int((tile + 1) * m.lanes >= layer.outputs),
     }
 

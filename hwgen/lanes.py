@@ -1,10 +1,14 @@
 """Lane array: `lanes` accumulators that add the weight rows of each cycle's events; no multiplier.
 
-Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later and are
-taken over (a block RAM's output is late: it goes straight to a register); they are summed in the cycle after, and in the
-accumulators from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows in `acc` (c + LATENCY).
+Timing: an emission in cycle c (the extractor's output register) asks for its rows in c, which come READ cycles later (0 where
+there is no event) and are taken over (they have come a long way); they are shifted to their planes in the cycle after, then
+summed, and in the accumulators from c + LATENCY on; `ready` pulses in the cycle in which the last emission of a token shows in
+`acc` (c + LATENCY).
 """
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,9 +19,9 @@ from hwgen.weights import LATENCY as READ
 
 
 class LaneArray(wiring.Component):
-    """acc[l] = (0 | acc[l] | 2*acc[l]) +/- (sum of the event rows' weights of lane l), all lanes in parallel."""
+    """acc[l] = (0 | acc[l] | acc[l] << planes) +/- (sum of row[l] << p over the events' rows and planes p), all lanes at once."""
 
-    LATENCY = READ + 3
+    LATENCY = READ + 4
 
     def __init__(self, m: MachineConfig) -> None:
         self.m = m
@@ -31,29 +35,34 @@ class LaneArray(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         cfg, width = self.m, self.m.weight_bits
+        shifted_bits = width + cfg.planes - 1
         for port in range(cfg.rows_per_cycle):
             m.d.comb += [self.address[port].eq(self.events.row[port]),
-                         self.en[port].eq(self.events.valid & self.events.event[port])]
-        flags, valid, event = self.events.flags, self.events.valid, self.events.event.as_value()
+                         self.en[port].eq(self.events.valid & self.events.plane[port].any())]
+        flags, valid, plane = self.events.flags, self.events.valid, self.events.plane
         for stage in range(1, self.LATENCY):
             later_flags, later_valid = Signal(FLAGS, name=f"flags{stage}"), Signal(name=f"valid{stage}")
-            later_event = Signal(cfg.rows_per_cycle, name=f"event{stage}")
-            m.d.sync += [later_flags.eq(flags), later_valid.eq(valid), later_event.eq(event)]
-            flags, valid, event = later_flags, later_valid, later_event
+            later_plane = Signal(self.events.plane.shape(), name=f"plane{stage}")
+            m.d.sync += [later_flags.eq(flags), later_valid.eq(valid), later_plane.eq(plane)]
+            flags, valid, plane = later_flags, later_valid, later_plane
             if stage == READ + 1:
-                summed = event  # which rows are there
+                planes = plane  # of the rows that were taken over
         m.d.sync += self.ready.eq(valid & flags.last)
         for lane in range(cfg.lanes):
             weights: list[Value] = []
             for port in range(cfg.rows_per_cycle):
-                taken = Signal(width, name=f"row{port}_{lane}")
+                taken = Signal(signed(width), name=f"row{port}_{lane}", reset_less=True)
                 m.d.sync += taken.eq(self.row[port][lane * width:(lane + 1) * width])
-                weights.append((taken & summed[port].replicate(width)).as_signed())
-            total = Signal(signed(width + 1), name=f"sum{lane}")
+                shifted = Signal(signed(shifted_bits), name=f"shifted{port}_{lane}", reset_less=True)
+                m.d.sync += shifted.eq(reduce(or_, (
+                    Cat(Const(0, p), taken, taken[-1].replicate(cfg.planes - 1 - p)) & planes[port][p].replicate(shifted_bits)
+                    for p in range(cfg.planes))))
+                weights.append(shifted)
+            total = Signal(signed(shifted_bits + 1), name=f"sum{lane}", reset_less=True)
             m.d.sync += total.eq(sum(weights[1:], weights[0]))
-            acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}")
+            acc = Signal(signed(cfg.acc_bits), name=f"acc{lane}", reset_less=True)
             base = Signal(signed(cfg.acc_bits), name=f"base{lane}")
-            m.d.comb += [base.eq(Mux(flags.load, 0, Mux(flags.double, acc << 1, acc))), self.acc[lane].eq(acc)]
+            m.d.comb += [base.eq(Mux(flags.load, 0, Mux(flags.shift, acc << cfg.planes, acc))), self.acc[lane].eq(acc)]
             # base +/- total in one adder: complement, and a carry in from a bit below
             term = (total.as_unsigned() ^ flags.negate.replicate(len(total))).as_signed()
             with m.If(valid):

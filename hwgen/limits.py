@@ -16,8 +16,8 @@ def needs(network: Network) -> dict[str, int]:
     wide = any(int(layer.weight.min()) < -8 or int(layer.weight.max()) > 7 for layer in gemms)
     return {
         "planes": network.model.planes,
-        "head_lanes": max(layer.head_size for layer in attention),
-        "window_tokens": max(layer.window**2 for layer in attention),
+        "head_lanes": max((layer.head_size for layer in attention), default=1),
+        "window_tokens": max((layer.window**2 for layer in attention), default=1),
         "acc_bits": max(accumulator_bound(layer).bit_length() + 1 for layer in gemms),
         "weight_bits": 8 if wide else 4,
         "rom_bits": network.rom_bits,

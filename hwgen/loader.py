@@ -28,18 +28,19 @@ def pixel_groups(planes: int) -> int:
     return -(-PIXEL_BITS // planes)
 
 
-def image_cycles(m: MachineConfig, tokens: int, channels: int) -> int:
+def image_cycles(m: MachineConfig, tokens: int, channels: int, groups: int = 0) -> int:
     """Cycles of an IMAGE descriptor from its `start` to its `done`, both counted, when the stream is always valid.
 
-    A word of `lanes` channels takes its beats or its group writes, whichever are more; only the first word's beats and
-    the last word's writes have nothing to hide behind.
+    A word of `lanes` channels takes its beats or its group writes, whichever are more; only the first word's beats, the cycle
+    after them and the last word's writes have nothing to hide behind. `groups`: spike words of a
+    value (0: those of all 8 bits).
     """
-    groups = pixel_groups(m.planes)
+    groups = groups or pixel_groups(m.planes)
     beats = -(-channels // m.bus_bytes)
     full, rest = divmod(beats, m.lanes // m.bus_bytes)
     words = [m.lanes // m.bus_bytes] * full + ([rest] if rest else [])
     token = sum(max(count, groups) for count in words)
-    return 1 + words[0] + (tokens * token - max(words[0], groups)) + groups + 1
+    return 1 + words[0] + 1 + (tokens * token - max(words[0], groups)) + groups + 1
 
 
 class _State(enum.IntEnum):
@@ -107,11 +108,20 @@ class Loader(wiring.Component):
         m.submodules.groups = groups = _GroupWriter(self.m, len(self.spike_write.address))
         state, start_waits, in_packet = Signal(_State), Signal(), Signal()
         word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
+        slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
         take, begin, fault = Signal(), Signal(), Signal(8)
         m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
         m.d.sync += [self.error.eq(fault), self.done.eq(0)]
+        # Image: a whole word goes to the group writer in the cycle after its last beat, or when that is free
+        whole, writes = Signal(), Signal()
+        m.d.comb += writes.eq(whole & groups.free)
+        with m.If(writes):
+            m.d.sync += [whole.eq(0), word.eq(0)]
+        kept = Signal(bus)
+        m.d.comb += kept.eq(self.s_axis_tdata)
         with m.If(take):
-            m.d.sync += [word.word_select(slot, bus).eq(self.s_axis_tdata), slot.eq(slot + 1),
+            m.d.sync += [word.word_select(slot, bus).eq(kept),
+                         slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
                          in_packet.eq(~self.s_axis_tlast)]
         with m.If(self.start):
             m.d.sync += start_waits.eq(1)
@@ -138,13 +148,14 @@ class Loader(wiring.Component):
         beats = Countdown(m, "beats", (self.desc.channels - 1)[shift:len(self.desc.channels)])  # of a token, less one
         tokens = Countdown(m, "tokens", (self.desc.tokens - 1)[:len(self.desc.tokens)])
         tail = self.desc.channels[:shift]
-        kept = Cat(self.s_axis_tdata.word_select(byte, 8) & (~token_end | (tail == 0) | (byte < tail)).replicate(8)
-                   for byte in range(self.m.bus_bytes))
-        pixels = Cat(Mux(slot == number, kept, word.word_select(number, bus)) for number in range(image_slots))
+        word_start = Signal(ADDRESS_BITS)
+        with m.If((state == _State.IMAGE) & token_end):  # the filling of a token's last beat
+            m.d.comb += kept.eq(Cat(self.s_axis_tdata.word_select(byte, 8) & ((tail == 0) | (byte < tail)).replicate(8)
+                                    for byte in range(self.m.bus_bytes)))
         m.d.comb += [
             token_end.eq(beats.last), image_end.eq(beats.last & tokens.last),
-            word_end.eq(token_end | (slot == image_slots - 1)),
-            groups.pixels.eq(pixels), groups.first.eq(word_address),
+            word_end.eq(token_end | slot_last),
+            groups.load.eq(writes), groups.pixels.eq(word[:bus * image_slots]), groups.first.eq(word_start),
             groups.step.eq(self.desc.words), groups.count.eq(self.desc.groups),
             self.spike_write.address.eq(groups.write.address), self.spike_write.en.eq(groups.write.en),
             self.spike_write.data.eq(groups.write.data),
@@ -154,7 +165,8 @@ class Loader(wiring.Component):
             with m.Case(_State.IDLE):
                 beats.begin()
                 tokens.begin()
-                m.d.sync += [word.eq(0), slot.eq(0), target.eq(self.load_target), address.eq(self.load_address),
+                m.d.sync += [word.eq(0), slot.eq(0), slot_last.eq(image_slots == 1),
+                             target.eq(self.load_target), address.eq(self.load_address),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
                 m.d.comb += begin.eq(self.start | start_waits)
                 with m.If(begin):
@@ -182,12 +194,12 @@ class Loader(wiring.Component):
                 m.d.sync += state.eq(_State.IDLE)
 
             with m.Case(_State.IMAGE):
-                m.d.comb += self.s_axis_tready.eq(~word_end | groups.free)
+                m.d.comb += self.s_axis_tready.eq(~whole | groups.free)
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
-                        m.d.comb += groups.load.eq(1)
-                        m.d.sync += [word.eq(0), slot.eq(0), word_address.eq(word_address + 1)]
+                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(image_slots == 1),
+                                     word_start.eq(word_address), word_address.eq(word_address + 1)]
                     with m.If(token_end):
                         tokens.step()
                         m.d.sync += [token_base.eq(token_base + self.desc.token_words),
@@ -200,7 +212,7 @@ class Loader(wiring.Component):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
 
             with m.Case(_State.FINISH):
-                with m.If(groups.free):
+                with m.If(groups.free & ~whole):
                     m.d.sync += [state.eq(_State.IDLE), self.done.eq(~self.abort)]
 
             with m.Case(_State.DRAIN):
@@ -211,6 +223,7 @@ class Loader(wiring.Component):
         # a fault or an abort leaves through here, whatever the state
         m.d.comb += groups.cancel.eq((fault != 0) | self.abort)
         with m.If(groups.cancel):
+            m.d.sync += whole.eq(0)
             still_open = Mux(take, ~self.s_axis_tlast, in_packet)
             m.d.sync += state.eq(Mux(still_open, _State.DRAIN, _State.IDLE))
         with m.If(self.abort):
@@ -236,7 +249,7 @@ class _GroupWriter(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        held, left, address = Signal(self.m.lanes * PIXEL_BITS), Signal.like(self.count), Signal(ADDRESS_BITS)
+        held, left, address = Signal(self.m.lanes * PIXEL_BITS, reset_less=True), Signal.like(self.count), Signal(ADDRESS_BITS)
         pixels = [held.word_select(lane, PIXEL_BITS) for lane in range(self.m.lanes)]
         m.d.comb += [
             self.write.en.eq(left != 0), self.write.address.eq(address),

@@ -7,7 +7,7 @@ no client relies on it.
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Elaboratable, Module
+from amaranth.hdl import Cat, Elaboratable, Module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
@@ -21,6 +21,10 @@ def address_bits(depth: int) -> int:
     return max(1, ceil_log2(depth))
 
 
+BLOCK_RAM = ((1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+"""(words, bits) of a block RAM of 18 Kbit with two ports."""
+
+
 def read_signature(bits: int, width: int) -> Signature:
     """A read port as its client sees it: `address` of `bits` bits and `en` out, `data` of `width` bits in."""
     return Signature({"address": Out(bits), "en": Out(1), "data": In(width)})
@@ -31,7 +35,8 @@ def write_signature(bits: int, width: int) -> Signature:
     return Signature({"address": Out(bits), "en": Out(1), "data": Out(width)})
 
 
-def _check(width: int, depth: int, init: Sequence[int]) -> None:
+def check_words(width: int, depth: int, init: Sequence[int]) -> None:
+    """ValueError unless the words `init` fit a memory of `depth` words of `width` bits."""
     if width < 1:
         raise ValueError(f"a memory word needs at least 1 bit, not {width!r}")
     address_bits(depth)
@@ -47,15 +52,18 @@ class RowMemory(wiring.Component):
 
     A block RAM has two ports. Two reads and a write make Yosys store everything twice (toolchain.md, trap 8), so a
     memory that is never loaded is made without the write port (`loadable=False`) and costs half. `write` exists in
-    both, so that the machine around it is the same; without the port it does nothing. The write comes only while
-    the machine is idle: a board wrapper may put a true dual-port primitive here and share one port.
+    both, so that the machine around it is the same; without the port it does nothing. Without external memory the write comes
+    only while the machine is idle: a board wrapper may put a true dual-port primitive here and share one port. With it,
+    transfers write one part while another is read.
+
+    A deep memory that is never loaded is cut into columns that each fill a block RAM: nothing is chosen behind their outputs.
 
     `init`: first words, the rest 0. ValueError on a bad depth, width or initial word.
     """
 
     def __init__(self, *, width: int, depth: int, ports: int = 2, loadable: bool = True,
                  init: Sequence[int] = ()) -> None:
-        _check(width, depth, init)
+        check_words(width, depth, init)
         if ports < 1:
             raise ValueError(f"a row memory needs at least 1 read port, not {ports!r}")
         self.width, self.depth, self.ports, self.loadable = width, depth, ports, loadable
@@ -66,12 +74,29 @@ class RowMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
-        for port in self.read:
-            _join_read(m, memory, port)
         if self.loadable:
+            m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
+            for port in self.read:
+                _join_read(m, memory, port)
             _join_write(m, memory, self.write)
+            return m
+        step = column_bits(self.depth) or self.width
+        parts: list[list[Any]] = [[] for _ in self.read]
+        for low in range(0, self.width, step):
+            bits = min(step, self.width - low)
+            column = Memory(shape=bits, depth=self.depth, init=[word >> low & (1 << bits) - 1 for word in self._init])
+            m.submodules[f"memory{low}" if low else "memory"] = column
+            for port, found in zip(self.read, parts, strict=True):
+                inner = column.read_port(domain="sync")
+                m.d.comb += [inner.addr.eq(port.address), inner.en.eq(port.en)]
+                found.append(inner.data)
+        m.d.comb += [port.data.eq(Cat(found)) for port, found in zip(self.read, parts, strict=True)]
         return m
+
+
+def column_bits(depth: int) -> int:
+    """Bits of a word that fit a block RAM `depth` words deep; 0: all (few words, or more than any block RAM has)."""
+    return next((bits for words, bits in BLOCK_RAM[1:] if BLOCK_RAM[0][0] < depth <= words), 0)
 
 
 class Scratchpad(wiring.Component):
@@ -81,7 +106,7 @@ class Scratchpad(wiring.Component):
     """
 
     def __init__(self, *, width: int, depth: int, init: Sequence[int] = ()) -> None:
-        _check(width, depth, init)
+        check_words(width, depth, init)
         self.width, self.depth = width, depth
         self._init = list(init)
         bits = address_bits(depth)

@@ -25,7 +25,7 @@ MULTIPLYING = ("Times", "Divide", "Mod", "Power")
 GROUPS = {"multipliers": MULTIPLYING, "adders": ("Plus", "Minus", "Uminus"),
           "comparators": ("LessThan", "GreaterThan", "LessEq", "GreaterEq", "Eq", "NotEq", "Eql", "NotEql"),
           "shifters": ("Sll", "Srl", "Sla", "Sra")}
-_ATTRIBUTE = re.compile(r"\(\*[^*)].*?\*\)", re.DOTALL)
+_ATTRIBUTE = re.compile(r"\(\*[^*)].*?\*\)|^`.*?$", re.DOTALL | re.MULTILINE)
 
 
 class VerilogError(ValueError):
@@ -109,7 +109,7 @@ def _modules(text: str) -> list[Any]:
         from pyverilog.vparser.parser import ParseError
     except ModuleNotFoundError:
         raise VerilogError("pyverilog is missing: install it with `pip install -e .[test]` (make test does)") from None
-    # Attributes are blanked, not cut out, so that line numbers stay.
+    # Attributes and directives are blanked, not cut out, so that line numbers stay; both sides of an `ifdef are read.
     plain = _ATTRIBUTE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     parser = _parser()
     parser.lexer.reset_lineno()

@@ -17,10 +17,9 @@ from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BIT
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.limits import CompileError, check_fits, needs
 from hwgen.steps import Images, Ints, Part, Program, Step
-from hwgen.tiles import fire_parameters, weight_rows
-from model.config import MaskingConfig
-from model.masking import LEAP, ROW_DRAWS, jump_polynomial, mask_rows
-from quantize.formats import PIXEL_BITS
+from hwgen.tiles import fire_parameters, tile_rows, weight_rows
+from model.config import CONV_SITE, MaskingConfig, ModelConfig
+from model.masking import LEAP, ROW_DRAWS, conv_rows, jump_polynomial, mask_rows
 from quantize.layers import Attention, Gemm, Network
 
 __all__ = ["CompileError", "Compiler", "Images", "Program", "Step", "compile_network", "demands", "sized", "with_depths"]
@@ -29,6 +28,9 @@ __all__ = ["CompileError", "Compiler", "Images", "Program", "Step", "compile_net
 def compile_network(network: Network, machine: MachineConfig, masking: MaskingConfig) -> Program:
     """Compile; CompileError when a memory or a parameter of the machine is too small, with the parameter to raise."""
     if machine.memory_bits:
+        if not isinstance(network.model, ModelConfig):
+            raise CompileError(f"memory_bits = {machine.memory_bits}: chunks of a map would lack the rows beside them, which a "
+                               "convolution reads: set [machine] memory_bits = 0, everything on chip")
         from hwgen.streaming import StreamingCompiler  # it builds on this module's Compiler
 
         return StreamingCompiler(network, machine, masking).run()
@@ -78,13 +80,14 @@ class Compiler:
         self.model = network.model
         self.images = Images()
         self.steps: list[Step] = []
-        self.mask_rows = mask_rows(self.model)
+        self.mask_rows, self.conv_rows = mask_rows(self.model), conv_rows(self.model)
         check_fits(network, self.machine)
 
     def run(self) -> Program:
         """The whole program."""
         self.buffers = buffers = self._placed(self._buffers())
         self.stream_words: dict[str, int] = {}
+        self._place_weights()
         image = buffers["image"]
         self._image(image, self._part(image), more=False)
         source = image
@@ -117,7 +120,7 @@ class Compiler:
     def _buffers(self) -> dict[str, Buffer]:
         m, model = self.machine, self.model
         pixels = model.patch**2 * model.in_channels
-        out = {"image": Buffer("image", model.side(0) ** 2, PIXEL_BITS, False, m.planes, dense_map(pixels, m.lanes))}
+        out = {"image": Buffer("image", model.side(0) ** 2, model.in_bits, False, m.planes, dense_map(pixels, m.lanes))}
         for layer in self.network.layers:
             if isinstance(layer, Attention):
                 channels = slot_map(layer.heads, layer.head_size, m.lanes)
@@ -133,6 +136,20 @@ class Compiler:
             bits, is_signed = (planes.bits, True) if planes else (m.planes, False)
             out[layer.name] = Buffer(layer.name, layer.tokens, bits, is_signed, m.planes, channels)
         return out
+
+    def _place_weights(self) -> None:
+        """Weight rows of every tile, the tiles with few channels last: the last banks of the memory may then be narrow."""
+        self.weight_bases: dict[tuple[str, int], int] = {}
+        tiles = []
+        source = self.buffers["image"]
+        for layer in self.network.layers:
+            if isinstance(layer, Gemm):
+                tiles += [((layer.name, tile), int((channels >= 0).sum()), weight_rows(self.machine, layer, source, channels))
+                          for tile, channels in enumerate(self._out_map(layer))]
+            source = self.buffers.get(layer.name, source)
+        for key, _, rows in sorted(tiles, key=lambda entry: -entry[1]):
+            self.weight_bases[key] = len(self.images.weights)
+            self.images.weights += rows
 
     def _placed(self, buffers: dict[str, Buffer]) -> dict[str, Buffer]:
         """Every other buffer moves to the far end of the scratchpad, so that a layer never writes what it reads."""
@@ -160,17 +177,23 @@ class Compiler:
         step.outputs = part
         return step
 
+    def _block(self, layer: Gemm) -> str:
+        """What a mask ratio of its own names: a block, or a convolution."""
+        return layer.name if layer.name in self.conv_rows else layer.name.rpartition(".")[0]
+
     def _site(self, layer: Gemm) -> tuple[tuple[str, ...], int]:
         """Mask sites that this layer's output carries and the configuration masks, and their first mask row."""
         sites: tuple[str, ...] = ()
-        block, row = layer.name.rsplit(".", 1)[0], 0
-        if layer.norm is not None and layer.norm.site:
+        block, row = self._block(layer), 0
+        if layer.name in self.conv_rows:
+            sites, row = (CONV_SITE,), self.conv_rows[layer.name]
+        elif layer.norm is not None and layer.norm.site:
             sites, row = (layer.norm.site,), self.mask_rows[block].fc1
         elif layer.kind == "qkv":
             sites, row = ("q", "k"), self.mask_rows[block].qkv
         elif layer.kind == "fc1":
             sites, row = ("fc2",), self.mask_rows[block].fc2
-        return tuple(site for site in sites if site in self.masking.sites), row
+        return tuple(site for site in sites if self.masking.carries(site, block)), row
 
     def _out_map(self, layer: Gemm) -> Ints:
         """Output channels by tile and lane."""
@@ -188,8 +211,8 @@ class Compiler:
         sites, mask_row = self._site(layer)
         values = {
             **gemm_desc.walk(m, layer, source, inputs.base, rows, self.model.planes),
-            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes, sites,
-                             self.masking.ratio256),
+            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes,
+                             {site: self.masking.ratio256_of(site, self._block(layer)) for site in sites}),
             **bases,
             "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
             "out_base": outputs.base + tile if outputs else 0,
@@ -208,23 +231,22 @@ class Compiler:
         inputs, outputs = self._part(source), self._part(target) if target else None
         rows = layer.side
         for tile, channels in enumerate(self._out_map(layer)):
-            bases = {"weight_base": len(self.images.weights), "neuron_base": len(self.images.params),
+            bases = {"weight_base": self.weight_bases[layer.name, tile], "neuron_base": len(self.images.params),
                      "branch_base": len(self.images.branches)}
             step = self._tile(layer, tile, inputs, rows, outputs, bases)
-            weights = weight_rows(self.machine, layer, source, channels)
-            step.weight_rows = len(weights)
-            self.images.weights += weights
+            step.weight_rows = tile_rows(layer, source)
             neurons, branches = fire_parameters(self.machine, layer, channels, step.fields["groups"] + 1, self._site(layer)[0])
             self.images.params += neurons
             self.images.branches += branches
 
     def _attend(self, layer: Attention, shape: AttentionShape, inputs: Part, outputs: Part, rom_base: int) -> Step:
         """The descriptor of (a part of) an attention layer."""
-        used = "scores" in self.masking.sites
+        block = layer.name.rpartition(".")[0]
+        used = self.masking.carries("scores", block)
         fields = attention_fields(self.machine, shape, in_base=inputs.base, out_base=outputs.base,
                                   score_threshold=layer.score_threshold, rom_base=rom_base,
-                                  mask_ratio=self.masking.ratio256 if used else 0)
-        row = self.mask_rows[layer.name.rsplit(".", 1)[0]].scores
+                                  mask_ratio=self.masking.ratio256_of("scores", block) if used else 0)
+        row = self.mask_rows[block].scores
         row += shape.window_row * shape.windows_per_side * shape.heads * shape.tokens
         step = self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row,
                          attention=shape)

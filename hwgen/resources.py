@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hwgen.config import MachineConfig
+from hwgen.descriptors import Memory
+from hwgen.memory import BLOCK_RAM, column_bits
 from hwgen.registers import LoadTarget
 from hwgen.shapes import local_shapes, memory_shapes
+from hwgen.weights import BANK_ROWS, SLICE_BITS
 
-SHAPES = ((1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
-"""(words, bits) of a DP16KD with two ports, each of which reads or writes."""
 WIDE = (512, 36)
-"""The same with one port that only reads (and one that only writes)."""
+"""(words, bits) of a DP16KD with one port that only reads and one that only writes; `BLOCK_RAM`: with two that do both."""
 SHALLOW = 64
 """Built-in words up to which Yosys makes a memory with one port of LUTs: too few to count."""
 
@@ -38,29 +39,48 @@ def block_rams(bits: int, words: int, ports: int, wide: bool = False) -> tuple[i
     Yosys lays the banks of a deep memory side by side into one wide memory and chooses among the outputs. Two ports share a block
     RAM; more need copies. `wide`: a single port may use the 36-bit shape.
     """
-    shapes = (*SHAPES, WIDE) if wide else SHAPES
+    shapes = (*BLOCK_RAM, WIDE) if wide else BLOCK_RAM
     options = [(-(-bits * -(-words // depth) // width), -(-words // depth)) for depth, width in shapes]
     count, banks = min(options)
     return count * -(-ports // 2), banks
 
 
 def _memories(m: MachineConfig) -> Iterable[tuple[int, int, int, bool]]:
-    """(bits, words, ports, wide) of each memory in block RAM."""
-    ports = {"WEIGHTS": m.rows_per_cycle, "ROM": m.attention_rows}
+    """(bits, words, ports, wide) of each memory in block RAM but the weight memory."""
+    ports = {"ROM": m.attention_rows}
     bits, words = memory_shapes(m)[LoadTarget.PROGRAM]
     yield bits, words, 1, True
     for memory, (bits, words) in local_shapes(m).items():
         scratchpad = memory.name in ("SPIKES", "STREAM")
         count = ports.get(memory.name, 1)
-        if scratchpad or count > 1 or words > SHALLOW:
+        if memory.name == "WEIGHTS":
+            continue
+        if not scratchpad and (column := column_bits(words)):
+            yield from ((min(column, bits - low), words, count, False) for low in range(0, bits, column))
+        elif scratchpad or count > 1 or words > SHALLOW:
             yield bits, words, count, count == 1 and (not scratchpad or words <= WIDE[0])
+
+
+def _weights(m: MachineConfig) -> tuple[int, float]:
+    """DP16KD of the weight memory and LUTs that choose among its banks; of several, the last one is taken for half as wide.
+
+    (The compiler puts the tiles with few channels there; how wide they are, only the network tells.)
+    """
+    bits, words = local_shapes(m)[Memory.WEIGHTS]
+    banks = [min(BANK_ROWS, words - first) for first in range(0, words, BANK_ROWS)]
+    slices = [min(SLICE_BITS, bits - low) for low in range(0, bits, SLICE_BITS)]
+    ports = m.rows_per_cycle
+    each = [sum(block_rams(width, rows, ports, ports == 1)[0] for width in slices) for rows in banks]
+    rams = sum(each) - (each[-1] // 2 if len(each) > 1 else 0)
+    # an AND-OR of the banks' outputs; a single one is gated by its register's reset
+    return rams, 0.0 if len(banks) == 1 else bits * ports * -(-(2 * len(banks) - 1) // 3)
 
 
 # Coefficients of `features`: what stands once (registers, sequencer, loader, attention's counters); a lane (accumulator, fire
 # buffer, packing, spike words on their way); a fire lane (two neurons, residual, result queue); an attention row (LFSR, ROM
 # address) and a channel of it (products, popcounts, sums, its firing).
-LUTS = (4440, 175, 1275, 217, 178)
-REGISTERS = (3407, 118, 774, 158, 86.5)
+LUTS = (4852, 193, 1275, 217, 178)
+REGISTERS = (3350, 201, 774, 158, 86.5)
 BANK_LUTS = 0.6
 """LUTs of a memory's output choice, for each bit, port and bank after the first."""
 
@@ -76,7 +96,7 @@ def estimate(m: MachineConfig) -> Resources:
     """Resources of machine `m` (no depth 0) with its memories built in. ValueError where a depth is still automatic."""
     if not all((m.weight_rows, m.spike_words, m.stream_words, m.param_words, m.rom_words, m.descriptors)):
         raise ValueError("estimate needs a machine of known memory depths: compile a network for it first")
-    rams = choice = 0.0
+    rams, choice = _weights(m)
     for bits, words, ports, wide in _memories(m):
         count, banks = block_rams(bits, words, ports, wide)
         rams += count

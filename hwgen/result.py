@@ -42,25 +42,27 @@ class ResultStream(wiring.Component):
         fifo = SyncFIFOBuffered(width=layout.size, depth=max(3, 1 + self.m.lanes // self.m.fire_lanes))
         m.submodules.fifo = ResetInserter(self.flush)(fifo)
         group = data.View(layout, fifo.r_data)
-        values, left, last = Signal(layout["values"].shape), Signal(layout["count"].shape), Signal()
+        values, left, last = Signal(layout["values"].shape, reset_less=True), Signal(layout["count"].shape), Signal()
+        some, single = Signal(), Signal()  # left != 0, left == 1: registers, for much hangs on them
         sent, is_open, closing = Signal(), Signal(), Signal()
         m.d.comb += [
             fifo.w_data.eq(self.groups.payload), fifo.w_en.eq(self.groups.valid), self.groups.ready.eq(fifo.w_rdy),
-            self.m_axis_tvalid.eq(left != 0), self.m_axis_tdata.eq(values[0]), self.m_axis_tlast.eq(last & (left == 1)),
+            self.m_axis_tvalid.eq(some), self.m_axis_tdata.eq(values[0]), self.m_axis_tlast.eq(last & single),
             sent.eq(self.m_axis_tvalid & self.m_axis_tready),
-            self.idle.eq((fifo.level == 0) & (left == 0) & ~closing),
+            self.idle.eq((fifo.level == 0) & ~some & ~closing),
         ]
         with m.If(sent):
-            m.d.sync += [left.eq(left - 1), is_open.eq(~self.m_axis_tlast)]
+            m.d.sync += [left.eq(left - 1), some.eq(~single), single.eq(left == 2), is_open.eq(~self.m_axis_tlast)]
             m.d.sync += [values[index].eq(values[index + 1]) for index in range(self.m.fire_lanes - 1)]
-        with m.If((left == 0) | (sent & (left == 1))):
+        with m.If(~some | (sent & single)):
             with m.If(closing):
-                m.d.sync += [values.eq(0), left.eq(1), last.eq(1), closing.eq(0)]
+                m.d.sync += [values.eq(0), left.eq(1), some.eq(1), single.eq(1), last.eq(1), closing.eq(0)]
             with m.Elif(fifo.r_rdy):
                 m.d.comb += fifo.r_en.eq(1)
-                m.d.sync += [values.eq(group["values"]), left.eq(group["count"]), last.eq(group["last"])]
+                m.d.sync += [values.eq(group["values"]), left.eq(group["count"]), some.eq(1), single.eq(group["count"] == 1),
+                             last.eq(group["last"])]
         with m.If(self.flush):
             offered = self.m_axis_tvalid & ~sent
-            m.d.sync += [left.eq(offered), last.eq(self.m_axis_tlast),
+            m.d.sync += [left.eq(offered), some.eq(offered), single.eq(offered), last.eq(self.m_axis_tlast),
                          closing.eq(closing | Mux(self.m_axis_tvalid, ~self.m_axis_tlast, is_open))]
         return m

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from hwgen.attention_cycles import attention_cycles
 from hwgen.descriptors import After, Kind
-from hwgen.gemm_cycles import gemm_cycles, vectors
+from hwgen.gemm_cycles import gemm_cycles, input_planes, inside, vectors
 from hwgen.loader import image_cycles
 from hwgen.sequencer import FETCH_CYCLES
 from hwgen.steps import Part, Program, Step
 from hwgen.timeline import MemoryTiming, run_timeline
 
-RESULT_LATENCY = 3
-"""Cycles from the first group of logits to their first beat."""
+RESULT_LATENCY = 5
+"""Cycles from the first group of logits to their first beat, and from the last beat to its being known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class LayerCycles:
     bound: int
     """cycles that the weight memory's read ports need for these events"""
     stalls: int = 0
-    """cycles in which only external memory kept a descriptor waiting"""
+    """of the cycles, those in which only external memory kept the next descriptor waiting"""
 
 
 def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory: MemoryTiming | None = None) -> list[LayerCycles]:
@@ -49,13 +49,13 @@ def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory:
         starts, stalls = run_timeline(program, [cost.cycles for cost in costs], memory or MemoryTiming())
     else:
         starts = [FETCH_CYCLES + sum(cost.cycles for cost in costs[:index]) for index in range(len(costs) + 1)]
-        stalls = [0] * len(costs)
+        stalls = [0] * (len(costs) + 1)
     out: dict[str, LayerCycles] = {}
     for index, (step, cost) in enumerate(zip(program.steps, costs, strict=False)):
         cycles = starts[index + 1] - (starts[index] if index else 0)
         before = out.get(step.layer, LayerCycles(step.layer, 0, 0, 0))
         out[step.layer] = LayerCycles(step.layer, before.cycles + cycles, before.events + cost.events, before.bound + cost.bound,
-                                      before.stalls + stalls[index])
+                                      before.stalls + stalls[index + 1] + (stalls[0] if index == 0 else 0))
     return list(out.values())
 
 
@@ -100,7 +100,7 @@ def place_part(program: Program, part: Part, values: NDArray[np.integer], memory
 def fixed_cycles(program: Program, step: Step) -> int:
     """Cycles of a descriptor whose duration does not depend on spikes."""
     if step.kind == Kind.IMAGE:
-        return image_cycles(program.machine, step.fields["tokens"], step.fields["channels"])
+        return image_cycles(program.machine, *(step.fields[name] for name in ("tokens", "channels", "groups")))
     assert step.attention is not None
     return attention_cycles(program.machine, step.attention)
 
@@ -185,9 +185,8 @@ def _at_rate(program: Program, steps: list[Step], events_per_channel: float) -> 
             total += max(FETCH_CYCLES, fixed_cycles(program, step)) + (FETCH_CYCLES if step.kind == Kind.IMAGE else 0)
             continue
         f = step.fields
-        tokens, planes = (f["tokens_x"] + 1) * (f["tokens_y"] + 1), f["planes_less_one"] + 1
-        words = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
+        planes = input_planes(f, program.machine)
         lanes = min(f["row_word_step"], program.machine.lanes)
         count = min(lanes, round(lanes * events_per_channel / planes))
-        total += dispatched(step, gemm_cycles(f, program.machine, np.full((tokens, planes, words), count)).cycles)
+        total += dispatched(step, gemm_cycles(f, program.machine, count * inside(f)[:, None].repeat(planes, axis=1)).cycles)
     return total

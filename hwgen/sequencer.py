@@ -15,14 +15,15 @@ from hwgen.lfsr import Jump
 from hwgen.registers import ErrorCode
 from model.masking import WIDTH
 
-FETCH_CYCLES = Jump.CYCLES + 3
+FETCH_CYCLES = Jump.CYCLES + 4
 """From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""
 
 
 class Sequencer(wiring.Component):
     """`run` pulse: `images` runs of the program from descriptor `first`; `finished` pulse at the end.
 
-    `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done`. `dispatch` pulses with
+    `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done` (`in_gemm`, `in_attention`: the
+    header's kind, decoded). `dispatch` pulses with
     each descriptor, `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops
     with `halt`. A descriptor whose header says `results` waits until the result stream is idle, and each one until `reads`
     and `writes` (transfers done in the image) have reached what its sync word asks: `stalled` is high in the cycles in
@@ -52,6 +53,8 @@ class Sequencer(wiring.Component):
                 "start_image": Out(1),
                 "start_gemm": Out(1),
                 "start_attention": Out(1),
+                "in_gemm": Out(1),
+                "in_attention": Out(1),
                 "unit_done": In(1),
                 "results_idle": In(1),
                 "reads": In(16),
@@ -72,7 +75,9 @@ class Sequencer(wiring.Component):
         words = Array(Signal(PROGRAM_BITS, name=f"word{index}") for index in range(DESCRIPTOR_WORDS))
         pc, index = Signal(self.address_bits), Signal(range(DESCRIPTOR_WORDS + 1))
         address = Signal(self.address_bits + 4)
+        reading, asked = Signal(), Signal(range(DESCRIPTOR_WORDS))
         arriving, arrived = Signal(), Signal(range(DESCRIPTOR_WORDS))
+        word = Signal(PROGRAM_BITS, reset_less=True)  # a block RAM's output is late
         fetching, ready = Signal(), Signal()
         running, left = Signal(), Signal(32)
         next_header = Signal(layout(HEADER))
@@ -81,17 +86,17 @@ class Sequencer(wiring.Component):
         # Fetch
         begin, restart = Signal(), Signal()
         m.d.comb += [self.read.address.eq(address), self.read.en.eq(fetching & (index != DESCRIPTOR_WORDS))]
-        m.d.sync += [arriving.eq(self.read.en), arrived.eq(index)]
+        m.d.sync += [reading.eq(self.read.en), asked.eq(index), arriving.eq(reading), arrived.eq(asked), word.eq(self.read.data)]
         with m.If(self.read.en):
             m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
         with m.If(arriving):
-            m.d.sync += words[arrived].eq(self.read.data)
+            m.d.sync += words[arrived].eq(word)
         state = Signal(WIDTH)
         m.d.comb += [
             state.eq(Mux(self.seed == self.image_index, 1, self.seed ^ self.image_index)),
             jump.start.eq(arriving & (arrived == 0)),
             jump.state.eq(state),
-            jump.polynomial.eq(layout(HEADER)(self.read.data).jump),
+            jump.polynomial.eq(layout(HEADER)(word).jump),
         ]
         with m.If(fetching & jump.done):
             m.d.sync += [fetching.eq(0), ready.eq(1)]
@@ -135,7 +140,8 @@ class Sequencer(wiring.Component):
             m.d.comb += [begin.eq(1), restart.eq(1)]
             m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0)]
         with m.Elif(dispatch):
-            m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result)]
+            m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result),
+                         self.in_gemm.eq(next_header.kind == Kind.GEMM), self.in_attention.eq(next_header.kind == Kind.ATTENTION)]
             m.d.sync += [self.payload.word_select(part, PROGRAM_BITS).eq(words[part + 2]) for part in range(DESCRIPTOR_WORDS - 2)]
             m.d.comb += begin.eq(1)
             with m.Switch(next_header.kind):

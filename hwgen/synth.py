@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hwgen import netlist
 from hwgen.emit import TOP, Build
 from hwgen.files import digest, json_text, write_if_changed
 from hwgen.synth_devices import DEVICES, Device
@@ -39,6 +40,8 @@ class Routed:
 
     seed: int
     fmax_mhz: float
+    placed_mhz: float
+    """as nextpnr estimates it before routing"""
     seconds: float
     start: str
     """block and register in which the critical path starts"""
@@ -137,21 +140,25 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
     script = device.script.format(top=WRAPPER, json="netlist.json.part")
     command = [yosys, "-q", "-l", "yosys.log", "-p",
                f"read_verilog {os.path.relpath(build.verilog, folder)} wrapper.v; {script}; tee -q -o cells.json stat -json"]
-    with tqdm(total=1 + (len(seeds) if router else 0), unit="step", desc=f"{build.folder.name} on {device.name}",
+    with tqdm(total=1 + (2 * len(seeds) if router else 0), unit="step", desc=f"{build.folder.name} on {device.name}",
               disable=not sys.stderr.isatty()) as bar:
-        key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name])
-        seconds = step(folder, "netlist.json", key, lambda: run_tool(command, folder, "yosys.log"))
+        key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name],
+                     Path(netlist.__file__).read_bytes() if device.router else b"")
+        seconds = run_step(folder, "netlist.json", key, lambda: _netlist(command, folder, bool(device.router)))
         bar.update()
         cells = cells_of(folder / "cells.json")
         routed = []
         for seed in seeds if router else ():
-            output = f"route-{seed}.json"
-            flags = [flag.format(json="netlist.json", seed=seed, frequency=FREQUENCY_MHZ, report=f"{output}.part")
-                     for flag in device.route]
-            taken = step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
-                          lambda flags=flags, seed=seed: run_tool([router, *flags], folder, f"route-{seed}.log"))
-            routed.append(routed_of(folder / output, seed, taken))
-            bar.update()
+            # placed and routed in two steps: an interrupted run goes on between them
+            taken, placed = 0.0, f"placed-{seed}.json"
+            for step, output, given, made in (("place", placed, f"{placed}.part", f"place-{seed}.json"),
+                                              ("route", f"route-{seed}.json", placed, f"route-{seed}.json.part")):
+                flags = [flag.format(json="netlist.json", placed=given, seed=seed, frequency=FREQUENCY_MHZ, report=made)
+                         for flag in getattr(device, step)]
+                taken += run_step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
+                               lambda flags=flags, log=f"{step}-{seed}.log": run_tool([router, *flags], folder, log))
+                bar.update()
+            routed.append(routed_of(folder, seed, round(taken, 1)))
     counts = device.count(cells)
     if counts["multipliers"]:
         raise SynthError(f"synth: {counts['multipliers']} multiplier cells in {folder / 'cells.json'}: the machine has none")
@@ -179,14 +186,23 @@ def report_text(report: dict[str, Any], device: Device) -> str:
     lines.append(f"  {'multipliers':<32}{report['used']['multipliers']:>8}")
     lines.append(f"  Yosys {report['synthesis_seconds']:.0f} s")
     for seed in report["seeds"]:
-        lines.append(f"  seed {seed['seed']}: {seed['fmax_mhz']:.1f} MHz in {seed['seconds']:.0f} s; "
+        lines.append(f"  seed {seed['seed']}: {seed['fmax_mhz']:.1f} MHz ({seed['placed_mhz']:.1f} estimated before routing) in "
+                     f"{seed['seconds']:.0f} s; "
                      f"critical {seed['path_ns']:.2f} ns: {seed['start']} -> {seed['end']}")
     for name, number in report["placed"].items():
         lines.append(f"  placed {name:<25}{number:>8}")
     return "\n".join([*lines, *(f"  {name}: {version}" for name, version in report["versions"].items())]) + "\n"
 
 
-def step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
+def _netlist(command: list[str], folder: Path, improve: bool) -> None:
+    """Yosys, and what `hwgen.netlist` does before a netlist is placed; then cells.json is what came of it."""
+    run_tool(command, folder, "yosys.log")
+    if improve:
+        cells = netlist.improve(folder / "netlist.json.part", WRAPPER)
+        write_if_changed(folder / "cells.json", json_text({"design": {"num_cells_by_type": cells}}))
+
+
+def run_step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
     """Make `output` (from `output`.part) unless it was made from the same inputs; seconds that making it took."""
     record = folder / f"{output}.made"
     if (folder / output).exists() and record.exists():
@@ -219,13 +235,15 @@ def cells_of(path: Path) -> dict[str, int]:
     return {name: number for name, number in sorted(found.items()) if not name.startswith("$")}
 
 
-def routed_of(path: Path, seed: int, seconds: float) -> Routed:
-    report = json.loads(path.read_text(encoding="utf-8"))
+def routed_of(folder: Path, seed: int, seconds: float) -> Routed:
+    report = json.loads((folder / f"route-{seed}.json").read_text(encoding="utf-8"))
+    placed = re.findall(r"Max frequency for clock .*: ([\d.]+) MHz", (folder / f"place-{seed}.out").read_text(encoding="utf-8"))
     clock, timing = min(report["fmax"].items(), key=lambda item: float(item[1]["achieved"]))
     worst = max((path for path in report["critical_paths"] if path["from"].endswith(clock) and path["to"].endswith(clock)),
                 key=lambda path: sum(part["delay"] for part in path["path"]))
     steps = worst["path"]
-    return Routed(seed, round(float(timing["achieved"]), 2), seconds, _place(steps[0]["from"]["cell"]),
+    estimate = float(placed[-1]) if placed else 0.0
+    return Routed(seed, round(float(timing["achieved"]), 2), estimate, seconds, _place(steps[0]["from"]["cell"]),
                   _place(steps[-1]["to"]["cell"]), round(sum(part["delay"] for part in steps), 2))
 
 

@@ -26,8 +26,10 @@ class Device:
     """what one block RAM is"""
     router: str = ""
     """program that places and routes"""
+    place: tuple[str, ...] = ()
+    """its flags for placing; `{json}`, `{placed}`, `{seed}`, `{frequency}` and `{report}` are filled in"""
     route: tuple[str, ...] = ()
-    """its flags; `{json}`, `{seed}`, `{frequency}` and `{report}` are filled in"""
+    """the same for routing what was placed"""
 
     def count(self, cells: Mapping[str, int]) -> dict[str, int]:
         """LUTs, registers, block RAMs and multipliers among `cells` (type -> number)."""
@@ -40,14 +42,18 @@ class Device:
                 "multipliers": prefixed(self.multipliers)}
 
 
+ECP5_FLAGS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq",
+              "{frequency}", "--seed", "{seed}", "--router", "router2", "--report", "{report}")
+
 # One LUT each for LUT4; a CCU2C is a slice in carry mode, a DPR16X4 four LUTs as memory (Lattice FPGA-TN-02204).
 ECP5 = Device(
     "ecp5-85f", "Lattice LFE5U-85F-6BG381", "synth_ecp5 -top {top} -json {json}",
     luts={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, registers=("TRELLIS_FF",), memories={"DP16KD": 1, "PDPW16KD": 1},
     multipliers=("MULT", "ALU54"), capacity={"luts": 83640, "registers": 83640, "block_rams": 208}, block_ram="DP16KD, 18 Kbit",
     router="nextpnr-ecp5",
-    route=("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq",
-           "{frequency}", "--seed", "{seed}", "--json", "{json}", "--report", "{report}"))
+    place=(*ECP5_FLAGS, "--json", "{json}", "--no-route", "--write", "{placed}"),
+    # The first router rips up half of what it lays on a machine of 64 lanes and does not come to an end; the second does.
+    route=(*ECP5_FLAGS, "--json", "{placed}", "--no-pack", "--no-place"))
 
 XILINX7 = Device(
     "xilinx-7a200t", "AMD Artix-7 XC7A200T (7-series)", "synth_xilinx -family xc7 -flatten -top {top} -json {json}",

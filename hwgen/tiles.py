@@ -10,10 +10,16 @@ from quantize.layers import Gemm, Residual
 
 Ints = NDArray[np.int64]
 
+
+def tile_rows(layer: Gemm, source: Buffer) -> int:
+    """Weight rows of a tile of `layer`: one for each input lane of `source`, by gathered token."""
+    return source.rows * (layer.inputs // source.channels)
+
+
 def weight_rows(m: MachineConfig, layer: Gemm, source: Buffer, channels: Ints) -> list[int]:
     """Rows of the tile whose lanes hold output `channels` (-1: none), one for each input lane of `source`, by gathered token."""
     used = channels >= 0
-    phases = layer.inputs // source.channels if layer.kind == "merge" else 1
+    phases = tile_rows(layer, source) // source.rows
     word, lane = np.nonzero(source.channel_map >= 0)
     column = source.channel_map[word, lane] + source.channels * np.arange(phases)[:, None]
     rows = np.zeros((phases, source.rows, m.lanes), np.int8)

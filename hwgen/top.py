@@ -10,21 +10,22 @@ removes them.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import DomainRenamer, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from hwgen.attention import AttentionUnit
+from hwgen.attention import AT_REST, AttentionUnit
 from hwgen.attention_desc import AttentionDescriptor
+from hwgen.clock_gate import gated_domain
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
-from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Kind, Memory, layout
+from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
 from hwgen.dma import Dma, axi_signature
 from hwgen.gemm import GemmEngine
 from hwgen.loader import Loader
 from hwgen.memory import RowMemory, Scratchpad, address_bits
 from hwgen.registers import ErrorCode, LoadTarget
-from hwgen.result import ResultStream
+from hwgen.result import ResultStream, group_layout
 from hwgen.sequencer import Sequencer
 from hwgen.shapes import local_shapes, memory_shapes
 from hwgen.shared import SharedScratchpad
@@ -103,10 +104,12 @@ class Accelerator(wiring.Component):
         m.submodules.csr, m.submodules.loader, m.submodules.result = csr, loader, result
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.gemm = ResetInserter(stop)(gemm)
-        m.submodules.attention = ResetInserter(stop)(attention)
+        gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, AT_REST)
+        m.submodules.attention = DomainRenamer("attention")(ResetInserter(stop)(attention))
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
-        m.d.comb += [stop.eq(csr.abort | halted), loader.abort.eq(stop), result.flush.eq(stop)]
+        m.d.sync += stop.eq(csr.abort | halted)  # a register: it reaches everything
+        m.d.comb += [loader.abort.eq(stop), result.flush.eq(stop)]
 
         for name, member in AXI_LITE.items():
             outer, inner = getattr(self, name), getattr(csr, name)
@@ -186,6 +189,10 @@ class Accelerator(wiring.Component):
         ]
 
         # Sequencer and counters
+        results_idle = Signal()  # a cycle late, and never idle while a group is on its way
+        group = Signal(group_layout(cfg.fire_lanes))  # logits on their way to the result stream
+        group_valid = Signal()
+        m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid & ~group_valid)
         cycles, events = Signal(64), Signal(64)
         with m.If(csr.start):
             m.d.sync += [cycles.eq(0), events.eq(0)]
@@ -199,7 +206,7 @@ class Accelerator(wiring.Component):
             sequencer.seed.eq(csr.mask_seed),
             sequencer.failed.eq(csr.failed),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
-            sequencer.results_idle.eq(result.idle & ~gemm.logits.valid),
+            sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),
             csr.busy.eq(sequencer.busy | draining),
             csr.done.eq(sequencer.finished),
             csr.image_done.eq(sequencer.image_done),
@@ -231,8 +238,7 @@ class Accelerator(wiring.Component):
         )
 
         # Scratchpads and memories: one unit at a time
-        in_gemm, in_attention = Signal(), Signal()
-        m.d.comb += [in_gemm.eq(sequencer.header.kind == Kind.GEMM), in_attention.eq(sequencer.header.kind == Kind.ATTENTION)]
+        in_gemm, in_attention = sequencer.in_gemm, sequencer.in_attention
         m.d.comb += [
             spikes.read.address.eq(Mux(in_attention, attention.spike_read.address, gemm.spike_read.address)),
             spikes.read.en.eq(Mux(in_attention, attention.spike_read.en, gemm.spike_read.en)),
@@ -281,10 +287,14 @@ class Accelerator(wiring.Component):
         tail = Signal(range(cfg.fire_lanes + 1))
         m.d.comb += [
             tail.eq(count[: max(1, (cfg.fire_lanes - 1).bit_length())] if cfg.fire_lanes > 1 else 0),
-            result.groups.valid.eq(gemm.logits.valid),
-            result.groups.payload.values.eq(gemm.logits.data),
-            result.groups.payload.count.eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
-            result.groups.payload.last.eq(gemm.logits.last & gemm.desc.final),
+            result.groups.valid.eq(group_valid),
+            result.groups.payload.eq(group),
+        ]
+        m.d.sync += [
+            group_valid.eq(gemm.logits.valid & ~stop),
+            group["values"].eq(gemm.logits.data),
+            group["count"].eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
+            group["last"].eq(gemm.logits.last & gemm.desc.final),
         ]
 
         # Trace

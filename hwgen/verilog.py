@@ -1,4 +1,5 @@
-"""Verilog of a component: Amaranth's own conversion, with the initial contents of memories written as text at once.
+"""Verilog of a component: Amaranth's own conversion, with the initial contents of memories written as text at once, and registers
+in clocked blocks (`hwgen.clocked`).
 
 Amaranth makes an object of every bit of every memory: 10 of 16 seconds for a machine of 64 lanes. The bytes are the same.
 """
@@ -10,9 +11,18 @@ from typing import Any
 from amaranth.back import rtlil, verilog
 from amaranth.hdl import Elaboratable
 
+from hwgen import clock_gate
+from hwgen.clocked import clocked
+
 
 def convert(design: Elaboratable, name: str) -> str:
     """The Verilog text of `design` as module `name`, without source locations, so that it is the same on every machine."""
+    text = clocked(converted(design, name))
+    return text + clock_gate.VERILOG if f"  {clock_gate.GATE} " in text else text
+
+
+def converted(design: Elaboratable, name: str) -> str:
+    """The same as Amaranth itself writes it."""
     collecting = gc.isenabled()
     gc.disable()  # nothing of the netlist can be freed before its end: 5.3 s become 2.9 s
     try:

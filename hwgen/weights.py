@@ -1,51 +1,84 @@
-"""The weight memory: one long row, cut into slices whose addresses come from registers of their own.
+"""The weight memory: one long row, cut into slices and banks, with a register after each step of a read.
 
-A row of 64 weights spans a whole FPGA. One address register (and the bank choice that follows from it) would have to reach
-every block RAM in one cycle; so each slice of `SLICE_BITS` has its own, one cycle behind the address.
+A row of 64 weights spans a whole FPGA, and a block RAM's output is late. So each slice of `SLICE_BITS` has address registers of
+its own; each bank (a block RAM's worth of rows) has an output register with nothing in front of it, which synthesis can move
+into the block RAM (`hwgen.netlist`); the bank is chosen behind it, into a register again.
 """
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
-from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.hdl import Const, Elaboratable, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-from hwgen.memory import RowMemory, address_bits, read_signature, write_signature
+from hwgen.memory import RowMemory, address_bits, check_words, read_signature, write_signature
 
 SLICE_BITS = 72
 """Four times the 18 bits of a block RAM with two ports: slices cost no block RAM more than one wide memory."""
-LATENCY = 2
-"""Cycles from an address to its data."""
+BANK_ROWS = 1024
+"""Rows of a block RAM with two 18-bit ports."""
+LATENCY = 4
+"""Cycles from an address to its data: address, block RAM, its output, the chosen bank."""
 
 
 class WeightMemory(wiring.Component):
-    """Rows read at `ports` addresses a cycle: address and `en` in cycle c, data in c + LATENCY, held while `en` was 0.
+    """Rows read at `ports` addresses a cycle: address and `en` in cycle c, data in c + LATENCY; 0 where `en` was 0.
 
     A write is in the memory for addresses of the next cycle on. `loadable`, `init`: as `hwgen.memory.RowMemory`; ValueError on a
-    bad depth, width or initial word.
+    bad depth, width or initial word. A bank that is never loaded ends at its last row that is not 0 in its slice: where narrow
+    tiles lie in the last rows, whole banks fall away.
     """
 
     def __init__(self, *, width: int, depth: int, ports: int, loadable: bool = True, init: Sequence[int] = ()) -> None:
-        self._slices: list[tuple[int, RowMemory]] = []
+        check_words(width, depth, init)
+        if ports < 1:
+            raise ValueError(f"a row memory needs at least 1 read port, not {ports!r}")
+        self._depth = depth
+        self._slices: list[tuple[int, int, list[RowMemory]]] = []
         for low in range(0, width, SLICE_BITS):
             bits = min(SLICE_BITS, width - low)
-            if any(not 0 <= word < 1 << width for word in init):
-                raise ValueError(f"an initial word does not fit {width} bits")
             part = [word >> low & (1 << bits) - 1 for word in init]
-            self._slices.append((low, RowMemory(width=bits, depth=depth, ports=ports, loadable=loadable, init=part)))
+            banks = [RowMemory(width=bits, depth=rows, ports=ports, loadable=loadable, init=part[first:first + rows])
+                     for first, rows in bank_sizes(depth, loadable, part)]
+            self._slices.append((low, bits, banks))
         super().__init__({"read": In(read_signature(address_bits(depth), width)).array(ports),
                           "write": In(write_signature(address_bits(depth), width))})
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        for number, (low, rows) in enumerate(self._slices):
-            m.submodules[f"slice{number}"] = rows
-            for port, (outer, inner) in enumerate(zip(self.read, rows.read, strict=True)):
+        for number, (low, bits, banks) in enumerate(self._slices):
+            for bank, rows in enumerate(banks):
+                m.submodules[f"slice{number}_bank{bank}"] = rows
+                m.d.comb += [rows.write.address.eq(self.write.address), rows.write.data.eq(self.write.data[low:low + bits]),
+                             rows.write.en.eq(self.write.en & self._inside(self.write.address, bank, rows))]
+            for port, outer in enumerate(self.read):
                 # another first value for each slice: equal registers would be merged into one again
                 address = Signal.like(outer.address, init=number % (1 << len(outer.address)), name=f"address{number}_{port}")
-                enable = Signal(name=f"enable{number}_{port}", init=number & 1)
-                m.d.sync += [address.eq(outer.address), enable.eq(outer.en)]
-                m.d.comb += [inner.address.eq(address), inner.en.eq(enable),
-                             outer.data[low:low + rows.width].eq(inner.data)]
-            m.d.comb += [rows.write.address.eq(self.write.address), rows.write.en.eq(self.write.en),
-                         rows.write.data.eq(self.write.data[low:low + rows.width])]
+                m.d.sync += address.eq(outer.address)
+                parts: list[Value] = [Const(0, bits)]
+                for bank, rows in enumerate(banks):
+                    chosen = [Signal(name=f"chosen{number}_{port}_{bank}_{stage}") for stage in range(3)]
+                    taken = Signal(bits, name=f"taken{number}_{port}_{bank}", reset_less=True)
+                    inner = rows.read[port]
+                    m.d.sync += [chosen[0].eq(outer.en & self._inside(outer.address, bank, rows)),
+                                 chosen[1].eq(chosen[0]), chosen[2].eq(chosen[1]), taken.eq(inner.data)]
+                    m.d.comb += [inner.address.eq(address), inner.en.eq(chosen[0])]
+                    parts.append(taken & chosen[2].replicate(bits))
+                data = Signal(bits, name=f"data{number}_{port}", reset_less=True)
+                m.d.sync += data.eq(reduce(or_, parts))
+                m.d.comb += outer.data[low:low + bits].eq(data)
         return m
+
+    def _inside(self, address: Value, bank: int, rows: RowMemory) -> Value:
+        """Whether `address` is in the bank with `rows`."""
+        low = (BANK_ROWS - 1).bit_length()
+        found = address[low:] == bank if len(address) > low else Const(1, 1)
+        whole = rows.depth in (BANK_ROWS, self._depth - bank * BANK_ROWS)
+        return found if whole else found & (address[:low] < rows.depth)
+
+
+def bank_sizes(depth: int, loadable: bool, words: Sequence[int]) -> list[tuple[int, int]]:
+    """(first row, rows) of each bank of a slice that holds `words` and then 0: none of its banks is missing in between."""
+    used = depth if loadable else max((row + 1 for row, word in enumerate(words) if word), default=0)
+    return [(first, min(BANK_ROWS, used - first)) for first in range(0, used, BANK_ROWS)]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from model.neuron import Engine
+from model.norm import new_norm
 from model.qcfs import QCFS
 
 WINDOW_MASK = -100.0
@@ -68,24 +69,25 @@ class WindowAttention(nn.Module):
     """Multi-head attention inside windows of `window` x `window` tokens of a `side` x `side` map.
 
     Counts everywhere: q, k, v, scores and output each pass an activation. Channel order of qkv: q, k, v, each
-    heads x head size. The softmax includes masked (zero) scores; the window mask excludes pairs.
+    heads x head size. The softmax includes masked (zero) scores; the window mask excludes pairs. `norm`: kind of the
+    norms after q/k/v and output projection, "" for none.
     """
 
     region: Tensor
     index: Tensor
 
     def __init__(self, channels: int, heads: int, side: int, window: int, shift: int, levels: int,
-                 norm: bool, turn: float) -> None:
+                 norm: str, turn: float) -> None:
         super().__init__()
         self.heads, self.side, self.window, self.shift = heads, side, window, shift
         self.head_size = channels // heads
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.qkv_norm: nn.Module | None = nn.BatchNorm1d(3 * channels) if norm else None
+        self.qkv_norm: nn.Module | None = new_norm(norm, 3 * channels) if norm else None
         self.q_act, self.k_act, self.v_act = QCFS(levels), QCFS(levels), QCFS(levels)
         self.score_act, self.out_act = QCFS(levels), QCFS(levels)
         self.bias_table = nn.Parameter(initial_bias(window, heads, turn))
         self.proj = nn.Linear(channels, channels)
-        self.proj_norm: nn.Module | None = nn.BatchNorm1d(channels) if norm else None
+        self.proj_norm: nn.Module | None = new_norm(norm, channels) if norm else None
         self.proj_act = QCFS(levels)
         self.register_buffer("index", relative_index(window), persistent=False)
         self.register_buffer("region", window_mask(side, window, shift), persistent=False)

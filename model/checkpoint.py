@@ -1,6 +1,6 @@
 """Checkpoints: a trained network, or the whole state of a training run, as one safetensors file.
 
-A network file holds the float32 tensors of `MST.state_dict()` and, in its metadata, format, version, configuration
+A network file holds the float32 tensors of its `state_dict()` and, in its metadata, format, version, configuration
 (JSON) and results. A run's state also holds the optimiser's, the average's and the random generators' state.
 Written through a temporary name, so that an interrupted write leaves the old file. No pickle.
 """
@@ -9,14 +9,15 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import MaskingConfig, ModelConfig, read_table
-from model.mst import MST
+from model.config import AnyModel, MaskingConfig, described, read_model, read_table
+from model.factory import network
+from model.spiking import SpikingNetwork
 
 FORMAT = "mst-checkpoint"
 STATE_FORMAT = "mst-training-state"
@@ -34,7 +35,21 @@ def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[st
     partial = path.with_name(path.name + ".part")
     metadata = {"format": kind, "version": str(VERSION), "info": json.dumps(info, sort_keys=True)}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    with partial.open("r+b") as file:
+        _sort_metadata(file)
+        os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """Put a file's metadata in order of its keys: safetensors writes them in another one each time."""
+    (size,) = struct.unpack("<Q", file.read(8))
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    if len(text) == size:
+        file.seek(8)
+        file.write(text)
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,23 +73,23 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
 
 
-def describe(model: MST) -> dict[str, Any]:
+def describe(model: SpikingNetwork) -> dict[str, Any]:
     """Configuration of `model` as JSON-ready data."""
-    return {"model": dataclasses.asdict(model.config), "masking": dataclasses.asdict(model.masking)}
+    return {"model": described(model.config), "masking": dataclasses.asdict(model.masking)}
 
 
-def save(path: str | Path, model: MST, info: dict[str, Any]) -> None:
+def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:
     """Write the network of `model`; `info` (accuracy, epoch, command, ...) is added to its configuration."""
     write(path, {name: tensor.float() if tensor.is_floating_point() else tensor
                  for name, tensor in model.state_dict().items()}, FORMAT, {**describe(model), **info})
 
 
-def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
+def load(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
     """Network (evaluation mode, float32) and info of a checkpoint; CheckpointError where it cannot be used."""
     tensors, info = read(path, FORMAT)
     try:
-        model = MST(read_table(ModelConfig, "model", info["model"]),
-                    read_table(MaskingConfig, "masking", info["masking"]))
+        model = network(read_model(info["model"]),
+                        read_table(MaskingConfig, "masking", info["masking"]))
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())
@@ -82,9 +97,9 @@ def load(path: str | Path) -> tuple[MST, dict[str, Any]]:
     return model.eval(), info
 
 
-def expect(path: str | Path, model: MST, config: ModelConfig) -> None:
+def expect(path: str | Path, model: SpikingNetwork, config: AnyModel) -> None:
     """CheckpointError unless the network from `path` has the shape `config`."""
     for key, value in dataclasses.asdict(config).items():
-        found = getattr(model.config, key)
+        found = getattr(model.config, key, None)
         if found != value:
             raise CheckpointError(f"{path}: trained with {key} = {found}, the configuration says {value}: train again")

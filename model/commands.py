@@ -1,5 +1,6 @@
-"""What the two commands of `python -m model` do; bad arguments raise a ValueError of one line."""
+"""What the commands of `python -m model` do; bad arguments raise a ValueError of one line."""
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import torch
 
 from model import checkpoint
 from model import config as configuration
-from model.data import Images, fit, load
+from model.config import PRETRAIN, Config
+from model.data import Images, fit, load_for
+from model.distill import UNMASKED, Teacher
 from model.evaluate import evaluate
 from model.train import Trainer
 
@@ -19,24 +22,66 @@ def set_threads(count: int) -> None:
     if count < 1:
         raise ValueError(f"--threads must be at least 1, not {count}")
     torch.set_num_threads(count)
+    if torch.cuda.is_available():  # a seed is to give the same run: no sums in the order in which threads happen to arrive
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if "WORLD_SIZE" in os.environ:
-        torch.distributed.init_process_group("gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         torch.set_num_threads(1)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
+
+
+def leave() -> None:
+    """End the exchange with the other processes, where there was one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def device() -> str:
+    """The GPU of this process where there is one, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path | None) -> bool:
+    """One phase: train `config`, with the `teacher` if any, into `output`; False where it stopped before the last epoch."""
+    learnt_from = None if teacher is None else Teacher.load(teacher, config.model)
+    folder = Path(args.runs) / config.name
+    trainer = Trainer(config, load_for(config, True, args.data), folder, compiled=not args.no_compile,
+                      bfloat16=not args.float32, resume=not args.restart, teacher=learnt_from, device=device())
+    trainer.run(args.stop_after)
+    done = trainer.epoch == config.train.epochs
+    if trainer.rank == 0 and trainer.epoch:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(output.name + ".part")
+        shutil.copyfile(folder / "last.safetensors", partial)
+        os.replace(partial, output)
+        print(f"{output}: {trainer.epoch} epochs" + ("" if done else f" of {config.train.epochs}: run it again to go on"))
+    return done
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, then write the averaged network."""
+    """Train as the configuration says (`[train] teacher`), then write the averaged network."""
     config = configuration.load(args.config)
-    set_threads(args.threads)
-    folder = Path(args.runs) / config.name
-    trainer = Trainer(config, load(config.train.dataset, True, args.data), folder, compiled=not args.no_compile,
-                      bfloat16=not args.float32, resume=not args.restart)
-    trainer.run()
-    if trainer.rank:
-        return
     output = Path(args.output or Path(args.config).with_suffix(".safetensors"))
-    shutil.copyfile(folder / "last.safetensors", output)
-    print(f"{output}: {trainer.epoch} epochs")
+    set_threads(args.threads)
+    if args.stop_after is not None and args.stop_after < 1:
+        raise ValueError(f"--stop-after must be at least 1, not {args.stop_after}")
+    settings = config.train
+    if args.command == "distill" and not (args.teacher or settings.teacher):
+        raise ValueError(f"{args.config}: no teacher: name one with --teacher, or set [train] teacher")
+    teacher = Path(getattr(args, "teacher", None) or settings.teacher) if args.command == "distill" or settings.teacher else None
+    if teacher == Path(PRETRAIN):
+        teacher = output.with_suffix(".teacher.safetensors")
+        first = dataclasses.replace(config, name=f"{config.name}.teacher", masking=UNMASKED,
+                                    train=dataclasses.replace(settings, teacher=""))
+        if not _run(args, first, teacher, None):
+            return
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the first process writes the teacher, all read it
+    if teacher is not None and teacher.resolve() == output.resolve():
+        raise ValueError(f"{output}: is the teacher: name another file with --output")
+    _run(args, config, output, teacher)
 
 
 def test(args: argparse.Namespace, argv: list[str]) -> None:
@@ -46,7 +91,8 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     path = Path(args.checkpoint or Path(args.config).with_suffix(".safetensors"))
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
-    data = load(config.train.dataset, False, args.data)
+    model.masking = config.masking  # of the network as it is to run, whatever it was trained with
+    data = load_for(config, False, args.data)
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")
     count = args.images or len(data.labels)

@@ -1,24 +1,32 @@
 """Typed configuration: one TOML file describes one model on one machine.
 
-`[model]`, `[masking]`, `[train]` and `[quantize]` are defined here; `[machine]` belongs to `hwgen.config` and is
+`[model]`, `[masking]`, `[train]`, `[events]` and `[quantize]` are defined here; `[machine]` belongs to `hwgen.config` and is
 read with the same `read_table`. No torch import: every folder reads configurations.
 """
 import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model import resnet, vgg
+from model.conv_config import ConvConfig
+from model.errors import ConfigError as ConfigError
+
 T = typing.TypeVar("T")
-TABLES = ("model", "masking", "train", "quantize", "machine")
+TABLES = ("model", "masking", "train", "events", "quantize", "machine")
 SITES = ("q", "k", "scores", "fc1", "fc2")
 """Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
-SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES}
+CONV_SITE = "conv"
+"""In a VGG or ResNet: the input counts of every convolution but the first."""
+SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES, CONV_SITE: (CONV_SITE,)}
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used: the message names the key, the value and the remedy."""
+NORMS = ("batch", "layer")
+"""Norms of the network. Only BatchNorm, affine in evaluation, has an integer form."""
+FLOAT_ONLY = ("norm", "final_norm")
+"""Keys of [model] that a network file leaves out: in integers both say batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class ModelConfig:
     """Shape of a Masked Spiking Transformer (Swin backbone, BatchNorm, QCFS activations)."""
 
     image_size: int = field(metadata={"doc": "side of the square input image, pixels"})
-    in_channels: int = field(metadata={"doc": "image channels: 1 or 3"})
+    in_channels: int = field(metadata={"doc": "image channels: 1 or 3, or frames * polarities of event recordings"})
     classes: int = field(metadata={"doc": "number of classes"})
     patch: int = field(metadata={"doc": "side of a patch: kernel and stride of the embedding"})
     embedding: int = field(metadata={"doc": "channels of the first stage; each later stage doubles them"})
@@ -37,6 +45,9 @@ class ModelConfig:
     levels: int = field(metadata={"doc": "L, the largest spike count of a neuron; 2^b - 1 for b bit planes"})
     mlp_norm: bool = field(default=True, metadata={"doc": "BatchNorm after both MLP layers (the ImageNet variant)"})
     qkv_norm: bool = field(default=False, metadata={"doc": "BatchNorm after the q/k/v and output projections"})
+    in_bits: int = field(default=8, metadata={"doc": "bits of an input value: 8 for pixels, 1 to 8 for counts of events"})
+    norm: str = field(default="batch", metadata={"doc": "kind of all norms but the last: batch, or layer (float modes only)"})
+    final_norm: str = field(default="batch", metadata={"doc": "kind of the norm before the head: likewise"})
 
     def __post_init__(self) -> None:
         def need(good: bool, message: str) -> None:
@@ -44,6 +55,7 @@ class ModelConfig:
                 raise ConfigError(f"[model] {message}")
 
         need(self.in_channels >= 1, f"in_channels must be at least 1, not {self.in_channels}")
+        need(1 <= self.in_bits <= 8, f"in_bits must be 1 to 8, not {self.in_bits}")
         need(self.classes >= 2, f"classes must be at least 2, not {self.classes}")
         need(self.patch >= 1, f"patch must be at least 1, not {self.patch}")
         need(self.image_size > 0 and self.image_size % self.patch == 0,
@@ -53,6 +65,8 @@ class ModelConfig:
              f"heads has {len(self.heads)} stages and depths {len(self.depths)}: give one number per stage")
         need(self.levels in (1, 3, 7, 15), f"levels must be 2^b - 1 (1, 3, 7 or 15), not {self.levels}")
         need(self.window >= 2, f"window must be at least 2, not {self.window}")
+        need(self.norm in NORMS, f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}")
+        need(self.final_norm in NORMS, f"final_norm must be one of {', '.join(NORMS)}, not {self.final_norm!r}")
         need(self.mlp_ratio > 0, f"mlp_ratio must be positive, not {self.mlp_ratio}")
         for stage, count in enumerate(self.heads):
             width, side = self.width(stage), self.side(stage)
@@ -92,38 +106,91 @@ class ModelConfig:
         return self.window // 2 if block % 2 and self.side(stage) > self.window else 0
 
 
+KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
+    "vgg": (vgg.VggConfig, vgg.PRESETS), "resnet": (resnet.ResnetConfig, resnet.PRESETS)}
+"""Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
+AnyModel = ModelConfig | ConvConfig
+"""The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
+LATER = ("in_bits",)
+"""Fields of ModelConfig that files written before them do not hold."""
+
+
+def described(model: AnyModel) -> dict[str, object]:
+    """A model's fields for a file's header; those of LATER only where they differ from the default, so that the files of
+    before keep their bytes."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(model)}
+    return {key: value for key, value in dataclasses.asdict(model).items() if key not in LATER or value != defaults[key]}
+
+
 @dataclass(frozen=True, slots=True)
 class MaskingConfig:
-    """Random Spike Masking (MST, section 3.3): which spikes are dropped, how many, from which seed."""
+    """Random Spike Masking (MST, section 3.3): which spikes are dropped, how many, from which seed.
+
+    A site of a block has the ratio that `ratios` gives it by its whole name ("s0.b1.fc2"), else the one that `ratios` gives
+    the site ("fc2"), else `ratio` where `sites` names it, else none. In a file, `sites` may also be a table of ratios.
+    """
 
     sites: tuple[str, ...] = field(default=SITE_SETS["published-code"], metadata={
-        "doc": "'published-code', 'paper', 'none', or a list of q, k, scores, fc1, fc2"})
-    ratio: float = field(default=0.0, metadata={"doc": "share of spikes masked at each site, in steps of 1/256"})
+        "doc": "'published-code', 'paper', 'none', 'conv', a list of q, k, scores, fc1, fc2, conv, or a table such as {q = 0.5}"})
+    ratio: float = field(default=0.0, metadata={"doc": "share of spikes masked at each of `sites`, in steps of 1/256"})
     seed: int = field(default=0x2545F491, metadata={"doc": "32-bit seed of the mask LFSR"})
+    ratios: tuple[tuple[str, float], ...] = field(default=(), metadata={
+        "doc": "table of ratios of their own: by site (q = 0.5) or by block and site ('s0.b1.fc2' = 0.75); 0 leaves it unmasked"})
 
     def __post_init__(self) -> None:
-        unknown = [site for site in self.sites if site not in SITES]
+        unknown = [site for site in (*self.sites, *(key.rpartition(".")[2] for key, _ in self.ratios))
+                   if site not in (*SITES, CONV_SITE)]
         if unknown:
-            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join(SITES)}, "
+            raise ConfigError(f"[masking] sites: unknown site {unknown[0]!r}; known: {', '.join((*SITES, CONV_SITE))}, "
                               f"or one of {', '.join(SITE_SETS)}")
-        if not 0 <= self.ratio < 1 or not float(self.ratio * 256).is_integer():
-            raise ConfigError(f"[masking] ratio must be a multiple of 1/256 in [0, 1), not {self.ratio}")
+        for name, ratio in (("ratio", self.ratio), *self.ratios):
+            if not 0 <= ratio < 1 or not float(ratio * 256).is_integer():
+                raise ConfigError(f"[masking] {name} must be a multiple of 1/256 in [0, 1), not {ratio}")
+        if len(dict(self.ratios)) < len(self.ratios):
+            raise ConfigError(f"[masking] ratios names a site twice: {[key for key, _ in self.ratios]}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"[masking] seed must fit 32 bits, not {self.seed}")
 
+    def ratio_of(self, site: str, block: str = "") -> float:
+        """Share of spikes masked at `site` of `block` ("s0.b1")."""
+        own = dict(self.ratios)
+        return own.get(f"{block}.{site}", own.get(site, self.ratio if site in self.sites else 0.0))
+
+    def ratio256_of(self, site: str, block: str = "") -> int:
+        """`ratio_of` in units of 1/256: a draw below it is masked."""
+        return int(self.ratio_of(site, block) * 256)
+
+    def carries(self, site: str, block: str = "") -> bool:
+        """Whether a program masks `site` of `block`, be it with ratio 0: then a ratio set at run time applies there."""
+        own = dict(self.ratios)
+        return bool(own.get(f"{block}.{site}", own.get(site, site in self.sites)))
+
+    def at(self, ratio: float) -> "MaskingConfig":
+        """The same sites, all with `ratio`; ConfigError when it is not a multiple of 1/256 in [0, 1)."""
+        return dataclasses.replace(self, ratio=ratio, ratios=tuple((key, ratio if own else 0.0) for key, own in self.ratios))
+
+    @property
+    def active(self) -> bool:
+        """Whether any spike can be masked."""
+        return bool(self.ratio and self.sites) or any(ratio for _, ratio in self.ratios)
+
     @property
     def ratio256(self) -> int:
-        """The ratio in units of 1/256: a draw below it is masked."""
+        """`ratio` in units of 1/256."""
         return int(self.ratio * 256)
+
+
+PRECISIONS = ("bfloat16", "float32", "float16")
+PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Training run of the float QCFS network."""
+    """Training run of the float QCFS network, and its distillation from a teacher."""
 
-    dataset: str = field(default="cifar10", metadata={"doc": "cifar10 or fashion_mnist"})
+    dataset: str = field(default="cifar10", metadata={"doc": "a name of model.datasets.DATASETS, such as cifar10"})
     epochs: int = field(default=60, metadata={"doc": "passes over the training set"})
-    batch: int = field(default=128, metadata={"doc": "images per step"})
+    batch: int = field(default=128, metadata={"doc": "images per step, over all processes"})
     rate: float = field(default=2e-3, metadata={"doc": "peak learning rate of AdamW"})
     weight_decay: float = field(default=0.05, metadata={"doc": "AdamW weight decay"})
     warmup_epochs: int = field(default=3, metadata={"doc": "epochs of linear warm-up before the cosine"})
@@ -132,6 +199,64 @@ class TrainConfig:
     average: float = field(default=0.998, metadata={"doc": "decay of the moving average of the weights"})
     holdout: int = field(default=2000, metadata={"doc": "training images kept aside to watch accuracy"})
     seed: int = field(default=1, metadata={"doc": "seed of initialisation, order and augmentation"})
+    final_rate: float = field(default=0.01, metadata={"doc": "where the cosine ends, as a share of the peak rate"})
+    epoch_images: int = field(default=0, metadata={"doc": "images of an epoch, drawn from all of them afresh (0: all)"})
+    shards: int = field(default=2, metadata={
+        "doc": "parts of a batch, each with BatchNorm statistics of its own; torchrun's processes share them out"})
+    precision: str = field(default="bfloat16", metadata={
+        "doc": "autocast to bfloat16 or float16 (then with a scaled loss), or float32"})
+    crop_pad: int = field(default=4, metadata={"doc": "random crops reach so many pixels over each edge"})
+    randaugment_ops: int = field(default=0, metadata={"doc": "RandAugment's N: operations on each image (0: off)"})
+    randaugment_magnitude: float = field(default=9.0, metadata={"doc": "RandAugment's M: strength, 0 to 10"})
+    mixup: float = field(default=0.0, metadata={"doc": "mixup's alpha (0: off)"})
+    cutmix: float = field(default=0.0, metadata={"doc": "CutMix's alpha (0: off)"})
+    mix_probability: float = field(default=1.0, metadata={"doc": "share of batches that mixup or CutMix changes"})
+    cutmix_share: float = field(default=0.5, metadata={"doc": "share of CutMix among the changed batches where both are on"})
+    erasing: float = field(default=0.0, metadata={"doc": "probability of random erasing"})
+    drop_path: float = field(default=0.0, metadata={"doc": "stochastic depth: rate of the last block, rising linearly to it"})
+    teacher: str = field(default="", metadata={
+        "doc": "'' trains on labels alone, 'pretrain' first trains an unmasked teacher, else the teacher's checkpoint"})
+    distill_weight: float = field(default=0.5, metadata={"doc": "share of the teacher's loss, beside that of the labels"})
+    temperature: float = field(default=2.0, metadata={"doc": "distillation temperature"})
+    warm_start: bool = field(default=True, metadata={"doc": "a student of its teacher's shape starts from its weights"})
+
+    def __post_init__(self) -> None:
+        def need(good: bool, key: str, wanted: str) -> None:
+            if not good:
+                raise ConfigError(f"[train] {key} must be {wanted}, not {getattr(self, key)!r}")
+
+        for key in ("epochs", "batch", "shards"):
+            need(getattr(self, key) >= 1, key, "at least 1")
+        for key in ("warmup_epochs", "holdout", "epoch_images", "crop_pad", "weight_decay", "mixup", "cutmix", "seed"):
+            need(getattr(self, key) >= 0, key, "at least 0")
+        for key in ("rate", "clip", "temperature"):
+            need(getattr(self, key) > 0, key, "positive")
+        for key in ("final_rate", "mix_probability", "cutmix_share", "erasing", "distill_weight"):
+            need(0 <= getattr(self, key) <= 1, key, "0 to 1")
+        for key in ("label_smoothing", "average", "drop_path"):
+            need(0 <= getattr(self, key) < 1, key, "in [0, 1)")
+        need(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
+        need(0 <= self.randaugment_ops <= 8, "randaugment_ops", "0 to 8")
+        need(0 <= self.randaugment_magnitude <= 10, "randaugment_magnitude", "0 to 10")
+        need(self.batch % self.shards == 0 and (self.batch >= 2 * self.shards or self.shards == 1), "batch",
+             f"at least two images for each of its {self.shards} shards and a multiple of them (or set shards = 1)")
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """Frame-based representation of event recordings (`model.frames`)."""
+
+    frames: int = field(default=1, metadata={"doc": "frames of a recording; each has its own input channels"})
+    by: str = field(default="time", metadata={"doc": "frames of equal 'time' or of an equal 'count' of events"})
+    polarity: str = field(default="split", metadata={"doc": "'split': OFF and ON channels; 'merged': one"})
+    fit: str = field(default="crop", metadata={"doc": "sensor to picture: 'crop' (or pad) about the centre, or 'scale'"})
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ConfigError(f"[events] frames must be at least 1, not {self.frames}")
+        for key, choices in (("by", ("time", "count")), ("polarity", ("split", "merged")), ("fit", ("crop", "scale"))):
+            if getattr(self, key) not in choices:
+                raise ConfigError(f"[events] {key} must be {' or '.join(choices)}, not {getattr(self, key)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +281,12 @@ class Config:
     """A whole configuration file except `[machine]`, whose raw table `hwgen.config` types."""
 
     name: str
-    model: ModelConfig
+    model: AnyModel
     masking: MaskingConfig
     train: TrainConfig
     quantize: QuantizeConfig
     machine: dict[str, object]
+    events: EventsConfig = EventsConfig()
 
 
 def _typed(table: str, key: str, value: object, kind: object) -> object:
@@ -170,6 +296,8 @@ def _typed(table: str, key: str, value: object, kind: object) -> object:
             if value not in SITE_SETS:
                 raise ConfigError(f"[masking] sites: unknown set {value!r}; known: {', '.join(SITE_SETS)}")
             return SITE_SETS[value]
+        if (table, key) == ("masking", "ratios") and isinstance(value, list):
+            return tuple((name, typing.cast(float, _typed(table, name, ratio, float))) for name, ratio in value)
         if not isinstance(value, list):
             raise ConfigError(f"[{table}] {key} must be a list of {item.__name__}, not {value!r}")
         return tuple(_typed(table, key, entry, item) for entry in value)
@@ -183,10 +311,36 @@ def _typed(table: str, key: str, value: object, kind: object) -> object:
     return value
 
 
+def _spelled_out(raw: dict[str, object]) -> dict[str, object]:
+    """Table [masking] with `ratios` as sorted pairs; a table under `sites` is moved there."""
+    sites, ratios = raw.get("sites"), raw.get("ratios", {})
+    if isinstance(ratios, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in ratios):
+        ratios = dict(ratios)  # as checkpoints hold them
+    if not isinstance(ratios, dict):
+        raise ConfigError(f"[masking] ratios must be a table of ratios by site, not {ratios!r}")
+    if isinstance(sites, dict):
+        twice = sorted(sites.keys() & ratios.keys())
+        if twice:
+            raise ConfigError(f"[masking] {twice[0]} has a ratio under both sites and ratios: keep one")
+        raw, ratios = raw | {"sites": []}, sites | ratios
+    return raw | {"ratios": list(_flat(ratios))} if ratios else {k: v for k, v in raw.items() if k != "ratios"}
+
+
+def _flat(table: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted name, value) of nested tables, sorted: s0.b1.q = 0.5 without quotes is a nested table in TOML."""
+    for key, value in sorted(table.items()):
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def read_table(cls: type[T], table: str, raw: object) -> T:
     """Build dataclass `cls` from TOML table `raw`; ConfigError names unknown, missing and ill-typed keys."""
     if not isinstance(raw, dict):
         raise ConfigError(f"[{table}] must be a table, not {raw!r}")
+    if cls is MaskingConfig:
+        raw = _spelled_out(raw)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in raw:
         if key not in fields:
@@ -196,6 +350,31 @@ def read_table(cls: type[T], table: str, raw: object) -> T:
             raise ConfigError(f"[{table}] lacks {name!r}: {entry.metadata['doc']}")
     hints = typing.get_type_hints(cls)
     return cls(**{key: _typed(table, key, value, hints[key]) for key, value in raw.items()})
+
+
+def read_model(raw: object) -> AnyModel:
+    """The model that `[model]` describes: `kind` mst (the default), vgg or resnet, from a `preset` where one is named."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"[model] must be a table, not {raw!r}")
+    kind = raw.get("kind", "mst")
+    if kind == "mst":
+        return read_table(ModelConfig, "model", {key: value for key, value in raw.items() if key != "kind"})
+    if kind not in KINDS:
+        raise ConfigError(f"[model] kind must be one of mst, {', '.join(KINDS)}, not {kind!r}")
+    given, (shape, presets) = dict(raw), KINDS[kind]
+    if "preset" in given:
+        preset = given.pop("preset")
+        if preset not in presets:
+            raise ConfigError(f"[model] preset must be one of {', '.join(presets)}, not {preset!r}")
+        given = presets[preset] | given
+    return read_table(shape, "model", given)
+
+
+def _blocks(model: AnyModel) -> list[str]:
+    """Names of the blocks, or convolutions, that may have mask ratios of their own."""
+    if isinstance(model, ModelConfig):
+        return [f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
+    return [shape.name for shape in model.plan()]
 
 
 def load(path: str | Path) -> Config:
@@ -213,13 +392,20 @@ def load(path: str | Path) -> Config:
                 raise ConfigError(f"unknown table [{table}]; known: {', '.join(TABLES)}")
         if "model" not in raw:
             raise ConfigError("lacks the table [model]")
+        model = read_model(raw["model"])
+        masking = read_table(MaskingConfig, "masking", raw.get("masking", {}))
+        blocks = _blocks(model)
+        for name, _ in masking.ratios:
+            if "." in name and name.rpartition(".")[0] not in blocks:
+                raise ConfigError(f"[masking] ratios: no block of {name!r}; blocks: {', '.join(blocks)}")
         return Config(
             name=path.stem,
-            model=read_table(ModelConfig, "model", raw["model"]),
-            masking=read_table(MaskingConfig, "masking", raw.get("masking", {})),
+            model=model,
+            masking=masking,
             train=read_table(TrainConfig, "train", raw.get("train", {})),
             quantize=read_table(QuantizeConfig, "quantize", raw.get("quantize", {})),
             machine=dict(raw.get("machine", {})),
+            events=read_table(EventsConfig, "events", raw.get("events", {})),
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

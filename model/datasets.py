@@ -1,37 +1,79 @@
-"""Image data sets as numpy arrays, without torch: CIFAR-10 (official Python batches) and Fashion-MNIST (idx files).
+"""The data sets by name, as numpy arrays, without torch: where each lies, who publishes it, and how it is read.
 
-The batches are pickles; they are read with an unpickler that knows only numpy arrays and builtin containers.
+`read` gives pictures and labels of a set's training or test part; `check` says whether a folder is whole. docs/datasets.md.
 """
-import gzip
-import io
 import os
-import pickle
-import struct
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
-SOURCES = {
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html"),
-    "fashion_mnist": ("fashion-mnist", "the four *-ubyte.gz files from https://github.com/zalandoresearch/fashion-mnist"),
+from model import event_sets, image_sets
+from model.config import Config
+from model.dataset import Arrays, DataError, DataSet, Representation, Statistics, subfolders
+
+__all__ = ["DATASETS", "Arrays", "DataError", "Representation", "data_root", "fitted", "folder_of", "margin", "read",
+           "representation", "statistics"]
+
+ORCHARD = ("G. Orchard, A. Jayawant, G. Cohen, N. Thakor, Converting static image datasets to spiking neuromorphic datasets "
+           "using saccades, Front. Neurosci. 9:437, 2015")
+KRIZHEVSKY = "A. Krizhevsky, Learning multiple layers of features from tiny images, 2009"
+
+
+def _events(name: str, folders: tuple[str, ...], source: str, citation: str, classes: tuple[str, ...] | None,
+            counts: tuple[int, int], mirrors: bool = True) -> DataSet:
+    def names(folder: Path) -> tuple[str, ...]:
+        return tuple(subfolders(folder)) if classes is None else classes
+
+    return DataSet(folders, source, citation, partial(event_sets.read, name), names, counts, events=True, mirrors=mirrors)
+
+
+DATASETS: dict[str, DataSet] = {
+    "cifar10": DataSet(
+        ("cifar-10-batches-py",), f"cifar-10-python.tar.gz from {image_sets.CIFAR_SOURCE}",
+        f"CIFAR-10 ({KRIZHEVSKY})", image_sets.cifar10, lambda folder: image_sets.CIFAR10_CLASSES, (50000, 10000),
+        ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))),  # the values of the published MST
+    "cifar100": DataSet(
+        ("cifar-100-python",), f"cifar-100-python.tar.gz from {image_sets.CIFAR_SOURCE}",
+        f"CIFAR-100 ({KRIZHEVSKY})", image_sets.cifar100, image_sets.cifar100_classes, (50000, 10000),
+        ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))),
+    "fashion_mnist": DataSet(
+        ("fashion-mnist", "FashionMNIST/raw"), image_sets.FASHION_SOURCE,
+        "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017)", image_sets.fashion_mnist,
+        lambda folder: image_sets.FASHION_CLASSES, (60000, 10000), ((0.2860,), (0.3530,))),
+    "imagenet": DataSet(
+        ("imagenet", "ILSVRC2012"), "train/<class>/*.JPEG and val/<class>/*.JPEG of ILSVRC 2012 from https://image-net.org",
+        "ImageNet (J. Deng et al., CVPR 2009)", image_sets.imagenet, image_sets.imagenet_classes, (1281167, 50000),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    "nmnist": _events(
+        "nmnist", ("N-MNIST", "NMNIST", "nmnist"), "Train.zip and Test.zip from https://www.garrickorchard.com/datasets/n-mnist",
+        f"N-MNIST ({ORCHARD}; CC BY-SA 4.0)", event_sets.DIGITS, (60000, 10000), mirrors=False),
+    "nmnist_small": _events(
+        "nmnist_small", ("nmnist_small",),
+        "the 1,000 + 100 .bs2 recordings with train1K.txt and test100.txt (NMNISTsmall of https://github.com/bamsumit/slayerPytorch)",
+        f"N-MNIST, 1,000 + 100 recordings ({ORCHARD}; CC BY-SA 4.0)", event_sets.DIGITS, (1000, 100), mirrors=False),
+    "ncaltech101": _events(
+        "ncaltech101", ("N-Caltech101/Caltech101", "Caltech101", "N-Caltech101"),
+        "Caltech101.zip from https://www.garrickorchard.com/datasets/n-caltech101",
+        f"N-Caltech101 ({ORCHARD})", None, (0, 0)),
+    "ncars": _events(
+        "ncars", ("Prophesee_Dataset_n_cars", "N-Cars", "ncars"),
+        "Prophesee_Dataset_n_cars.zip from https://www.prophesee.ai/dataset-n-cars",
+        "N-Cars (A. Sironi et al., HATS, CVPR 2018)", event_sets.NCARS, (15422, 8607)),
+    "cifar10dvs": _events(
+        "cifar10dvs", ("CIFAR10DVS", "CIFAR10-DVS", "cifar10dvs"),
+        "the ten class archives from https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671",
+        "CIFAR10-DVS (H. Li et al., Front. Neurosci. 11:309, 2017)", image_sets.CIFAR10_CLASSES, (9000, 1000)),
 }
-ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-           ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+"""Every data set, by its name in configurations. `counts` of 0: the publishers name no split and no count is checked."""
 
 
-class DataError(ValueError):
-    """A data set that is missing, damaged or of the wrong shape; the message names the file and the remedy."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise DataError(f"the batch asks for {module}.{name}, which no CIFAR-10 batch does: "
-                            "it is not the official file")
-        return super().find_class(module, name)
+def known(dataset: str) -> DataSet:
+    """The data set of that name; DataError names the known ones."""
+    if dataset not in DATASETS:
+        raise DataError(f"unknown dataset {dataset!r}; known: {', '.join(DATASETS)}")
+    return DATASETS[dataset]
 
 
 def data_root(given: str | Path | None = None) -> Path:
@@ -39,70 +81,54 @@ def data_root(given: str | Path | None = None) -> Path:
     return Path(given or os.environ.get("MST_DATA") or "data")
 
 
-def read(dataset: str, train: bool, root: str | Path | None = None) -> Arrays:
+def folder_of(dataset: str, root: str | Path | None = None) -> Path:
+    """Where `dataset` lies under `root`; DataError says what to get, from where, and how to point to it."""
+    entry = known(dataset)
+    for name in entry.folders:
+        if (data_root(root) / name).is_dir():
+            return data_root(root) / name
+    raise DataError(f"{data_root(root) / entry.folders[0]}: no such folder: unpack {entry.source} there, "
+                    "or point to its parent with --data or MST_DATA")
+
+
+def representation(config: Config) -> Representation:
+    """What the network of `config` takes; DataError where its channels are not those of its event frames."""
+    e = config.events
+    view = Representation(config.model.image_size, config.model.in_bits, e.frames, e.by, e.polarity, e.fit)
+    if known(config.train.dataset).events and config.model.in_channels != view.channels:
+        raise DataError(f"[events] {e.frames} frames, polarity {e.polarity!r} give {view.channels} channels, but [model] "
+                        f"in_channels is {config.model.in_channels}: set it to {view.channels}")
+    return view
+
+
+def read(dataset: str, train: bool, root: str | Path | None = None, view: Representation | None = None,
+         count: int = 0) -> Arrays:
     """The training or the test part of `dataset` under `root`: images uint8 [N, C, H, W], labels int64 [N].
 
-    DataError where it is missing or damaged.
+    `view`: the representation of sets whose pictures have no size of their own (ImageNet, event recordings). `count`: at
+    most so many, the first ones, or evenly spread ones where the part is ordered by class. DataError where it is missing
+    or damaged.
     """
-    if dataset not in SOURCES:
-        raise DataError(f"unknown dataset {dataset!r}; known: {', '.join(SOURCES)}")
-    folder, source = SOURCES[dataset]
-    path = data_root(root) / folder
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder: unpack {source} there, "
-                        "or point to its parent with --data or MST_DATA")
-    return _cifar(path, train) if dataset == "cifar10" else _fashion(path, train)
+    images, labels = known(dataset).read(folder_of(dataset, root), train, view, count)
+    return (images[:count], labels[:count]) if count else (images, labels)
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); see {SOURCES['cifar10'][1]}") from None
+def read_for(config: Config, train: bool, root: str | Path | None = None) -> Arrays:
+    """The training or test part of `config`'s data set as its network takes it, not yet padded; see `read`."""
+    return read(config.train.dataset, train, root, representation(config))
 
 
-def _cifar(path: Path, train: bool) -> Arrays:
-    names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
-    images, labels = [], []
-    for name in names:
-        try:
-            batch = _Unpickler(io.BytesIO(_bytes(path / name)), encoding="bytes").load()
-            pixels, classes = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], np.int64)
-        except DataError as error:
-            raise DataError(f"{path / name}: {error}" if not str(error).startswith(str(path)) else str(error)) from None
-        except Exception as error:  # a damaged pickle may raise anything
-            raise DataError(f"{path / name}: damaged CIFAR-10 batch ({type(error).__name__}): "
-                            "unpack it again") from None
-        if pixels.dtype != np.uint8 or pixels.shape != (len(classes), 3072):
-            raise DataError(f"{path / name}: expected uint8 [N, 3072], found {pixels.dtype} {list(pixels.shape)}")
-        images.append(pixels.reshape(-1, 3, 32, 32))
-        labels.append(classes)
-    return np.concatenate(images), np.concatenate(labels)
-
-
-def _idx(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """An idx file (or its .gz) of unsigned bytes."""
-    packed = path.with_name(path.name + ".gz")
-    if not path.is_file() and not packed.is_file():
-        raise DataError(f"{path}: no such file, nor .gz; get {SOURCES['fashion_mnist'][1]}")
-    try:
-        raw = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-        zero, kind, dims = struct.unpack_from(">HBB", raw)
-        shape = struct.unpack_from(f">{dims}I", raw, 4)
-        data = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
-        if zero or kind != 8 or data.size != int(np.prod(shape)):
-            raise ValueError
-    except (ValueError, struct.error, OSError, EOFError):
-        raise DataError(f"{path}: not a complete idx file of bytes; download it again") from None
-    return data.reshape(shape)
-
-
-def _fashion(path: Path, train: bool) -> Arrays:
-    part = "train" if train else "t10k"
-    pixels, classes = _idx(path / f"{part}-images-idx3-ubyte"), _idx(path / f"{part}-labels-idx1-ubyte")
-    if pixels.ndim != 3 or classes.shape != pixels.shape[:1]:
-        raise DataError(f"{path}: {part} has images {list(pixels.shape)} and labels {list(classes.shape)}")
-    return pixels[:, None].copy(), classes.astype(np.int64)
+def statistics(dataset: str, images: NDArray[np.uint8]) -> Statistics:
+    """Mean and standard deviation of pixel / 255 per channel: published ones, else those of `images` [N, C, H, W]."""
+    entry = known(dataset)
+    if entry.statistics is not None:
+        return entry.statistics
+    pixels = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1)
+    totals = [np.bincount(channel, minlength=256) for channel in pixels]  # exact, whatever the size
+    values = np.arange(256) / 255
+    means = [float(total @ values) / pixels.shape[1] for total in totals]
+    spread = [float(total @ (values - mean) ** 2) / pixels.shape[1] for total, mean in zip(totals, means, strict=True)]
+    return tuple(means), tuple(max(value, 1e-6) ** 0.5 for value in spread)
 
 
 def margin(height: int, width: int, side: int) -> int:
@@ -112,9 +138,19 @@ def margin(height: int, width: int, side: int) -> int:
     return (side - height) // 2
 
 
+def enlargement(height: int, side: int) -> int:
+    """Side of the square that each pixel becomes where `side` is a multiple of an image's `height` (32 -> 224: 7), else 1."""
+    return side // height if height and side % height == 0 else 1
+
+
 def fitted(images: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.uint8]:
-    """Images [N, C, H, W] as a machine takes them: uint8 [N, side, side, C], zero-padded; DataError when they cannot fit."""
+    """Images [N, C, H, W] as a machine takes them: uint8 [N, side, side, C]; DataError when they cannot fit.
+
+    They are enlarged where `side` is a multiple of theirs, else zero-padded.
+    """
     if images.shape[1] != channels:
         raise DataError(f"images of {images.shape[1]} channels do not fit a network of {channels}")
+    times = enlargement(images.shape[2], side)
+    images = images.repeat(times, axis=2).repeat(times, axis=3) if times > 1 else images
     edge = margin(images.shape[2], images.shape[3], side)
     return np.pad(images.transpose(0, 2, 3, 1), ((0, 0), (edge, edge), (edge, edge), (0, 0)))

@@ -6,7 +6,8 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from model.data import Images
-from model.mst import MODES, MST
+from model.factory import network
+from model.spiking import MODES, SpikingNetwork
 
 STEPS = (4, 8, 16, 32, 64)
 """Time steps at which `stepwise` is read out."""
@@ -16,7 +17,7 @@ class EvaluationError(ValueError):
     """Modes, steps or images that cannot be evaluated."""
 
 
-def evaluate(model: MST, data: Images, modes: Sequence[str] = MODES, steps: Sequence[int] = STEPS,
+def evaluate(model: SpikingNetwork, data: Images, modes: Sequence[str] = MODES, steps: Sequence[int] = STEPS,
              batch: int = 125, compiled: bool = False) -> dict[str, object]:
     """Accuracies of `model` on `data` (shares of 1); under torchrun the processes share the images.
 
@@ -36,9 +37,9 @@ def evaluate(model: MST, data: Images, modes: Sequence[str] = MODES, steps: Sequ
     right = torch.zeros(3 + len(steps), dtype=torch.int64)  # qcfs, exact, agreement, stepwise at each of `steps`
     apart = torch.zeros((), dtype=torch.float64)
     model = model.eval().float()
-    precise = MST(model.config, model.masking).double().eval()
+    precise = network(model.config, model.masking).double().eval()
     precise.load_state_dict(model.state_dict())
-    stepping = MST(model.config, model.masking).eval()
+    stepping = network(model.config, model.masking).eval()
     stepping.load_state_dict(model.state_dict())
     if compiled:
         stepping.run = torch.compile(stepping.run)  # type: ignore[method-assign]

@@ -4,18 +4,21 @@ Defined in docs/semantics.md, section 4. The stream is linear over GF(2), so it 
 `jump_polynomial(k)` is x^k modulo the characteristic polynomial, and `jump(state, k)` the state k steps on.
 Taps (32, 22, 2, 1): Xilinx XAPP052. Masking: Masked Spiking Transformer, ICCV 2023, section 3.3.
 """
+import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import SITES, MaskingConfig, ModelConfig
+from model.config import CONV_SITE, SITES, AnyModel, MaskingConfig, ModelConfig
 
 WIDTH = 32
 TAPS = (32, 22, 2, 1)
 LEAP = 8
 ROW_DRAWS = 4096
+STEP_SEED = 0x9E3779B1
+"""Times the time step, into the seed: `stepwise` redraws the mask (docs/semantics.md, section 4)."""
 _WORD = (1 << WIDTH) - 1
 # Recurrence b[k] = sum of b[k - tap], hence x^32 = sum of x^(32 - tap).
 _REDUCTION = sum(1 << (WIDTH - tap) for tap in TAPS)
@@ -80,7 +83,7 @@ _SIDE = WIDTH
 
 
 @lru_cache(maxsize=256)
-def _corner_bytes(row: int) -> NDArray[np.uint8]:
+def corner_bytes(row: int) -> NDArray[np.uint8]:
     """Draws [32, 32 rows, 32 columns] of the 32 one-bit start states: every stream is an exclusive or of these."""
     bits = np.arange(WIDTH, dtype=np.uint32)
     next_row = np.array([jump(1 << bit, LEAP * ROW_DRAWS) for bit in range(WIDTH)], np.uint32)
@@ -128,7 +131,7 @@ def _grown(corner: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uin
 @lru_cache(maxsize=64)
 def _basis_bytes(row: int, rows: int, columns: int) -> NDArray[np.uint8]:
     """Draws [32, rows, columns] of the 32 one-bit start states: kept where it is small, at most 64 * TABLE_BYTES in all."""
-    return np.ascontiguousarray(_grown(_corner_bytes(row), rows, columns))
+    return np.ascontiguousarray(_grown(corner_bytes(row), rows, columns))
 
 
 def draws(seed: int, images: NDArray[np.int64], row: int, rows: int, columns: int) -> NDArray[np.uint8]:
@@ -136,7 +139,7 @@ def draws(seed: int, images: NDArray[np.int64], row: int, rows: int, columns: in
     if columns > ROW_DRAWS:
         raise ValueError(f"a mask row has {ROW_DRAWS} draws, not {columns}: raise ROW_DRAWS")
     small = WIDTH * rows * columns <= TABLE_BYTES
-    basis = _basis_bytes(row, rows, columns) if small else _corner_bytes(row)
+    basis = _basis_bytes(row, rows, columns) if small else corner_bytes(row)
     out = np.zeros((len(images), *basis.shape[1:]), np.uint8)
     for index, image in enumerate(images):
         state = start_state(seed, int(image))
@@ -156,9 +159,15 @@ class MaskRows:
     fc2: int
 
 
-def mask_rows(model: ModelConfig) -> dict[str, MaskRows]:
-    """Mask rows of every block, by block name `s{i}.b{j}`; ValueError if the stream is too short for them."""
-    rows, table = 0, {}
+def mask_rows(model: AnyModel) -> dict[str, MaskRows]:
+    """Mask rows of every block, by block name `s{i}.b{j}`; ValueError if the stream is too short for them.
+
+    Empty for a convolutional backbone: see `conv_rows`.
+    """
+    rows = 0
+    table: dict[str, MaskRows] = {}
+    if not isinstance(model, ModelConfig):
+        return table
     for stage, depth in enumerate(model.depths):
         tokens = model.side(stage) ** 2
         for block in range(depth):
@@ -166,27 +175,56 @@ def mask_rows(model: ModelConfig) -> dict[str, MaskRows]:
             fc1 = scores + tokens * model.heads[stage]
             table[f"s{stage}.b{block}"] = MaskRows(rows, scores, fc1, fc1 + tokens)
             rows = fc1 + 2 * tokens
+    _check_rows(rows)
+    return table
+
+
+def conv_rows(model: AnyModel) -> dict[str, int]:
+    """First mask row of the counts that each layer of a VGG or ResNet hands to the next convolution, by the layer's name.
+
+    A row is an output token of that layer, a column its channel. ValueError if the stream is too short.
+    """
+    rows = 0
+    table: dict[str, int] = {}
+    for shape in () if isinstance(model, ModelConfig) else model.plan()[:-1]:
+        table[shape.name] = rows
+        rows += shape.tokens
+    _check_rows(rows)
+    return table
+
+
+def _check_rows(rows: int) -> None:
     if rows * ROW_DRAWS * LEAP >= 1 << WIDTH:
         raise ValueError(f"{rows} mask rows of {ROW_DRAWS} draws exceed the period of a {WIDTH}-bit LFSR")
-    return table
 
 
 @dataclass(frozen=True, slots=True)
 class SpikeMask:
-    """The mask of a run: seed, and the ratio of each site in 1/256."""
+    """The mask of a run: seed, and the ratios in 1/256, by site ("q") or by block and site ("s0.b1.q"), which goes first."""
 
     seed: int
     ratios: dict[str, int]
 
     @classmethod
     def of(cls, config: MaskingConfig) -> "SpikeMask":
-        """Mask with one ratio at all of the configuration's sites."""
-        return cls(config.seed, {site: config.ratio256 if site in config.sites else 0 for site in SITES})
+        """Mask with the ratios of the configuration."""
+        own = {name: int(ratio * 256) for name, ratio in config.ratios if "." in name}
+        return cls(config.seed, {site: config.ratio256_of(site) for site in (*SITES, CONV_SITE)} | own)
+
+    def ratio_of(self, site: str, block: str = "") -> int:
+        """Ratio of `site` in `block` in 1/256; ValueError where blocks differ and none is named."""
+        if not block and any("." in name for name in self.ratios):
+            raise ValueError(f"the mask ratio of {site!r} depends on the block: name one")
+        return self.ratios.get(f"{block}.{site}", self.ratios.get(site, 0))
+
+    def at_step(self, step: int) -> "SpikeMask":
+        """The mask of time step `step` in `stepwise` mode: the same ratios, other draws; step 0 is the mask itself."""
+        return dataclasses.replace(self, seed=self.seed ^ (step * STEP_SEED & _WORD))
 
     def keep(self, site: str, images: NDArray[np.int64], row: int, rows: int, columns: int,
-             first: int = 0) -> NDArray[np.bool_] | None:
-        """True where a spike is kept, [len(images), rows, columns], from column `first` on; None where none is."""
-        ratio = self.ratios.get(site, 0)
+             first: int = 0, block: str = "") -> NDArray[np.bool_] | None:
+        """True where a spike is kept, [len(images), rows, columns], from column `first` on; None where none is masked."""
+        ratio = self.ratio_of(site, block)
         if not ratio:
             return None
         return draws(self.seed, images, row, rows, first + columns)[:, :, first:] >= ratio

@@ -7,17 +7,16 @@ once in each time step and its spike carries up = L * threshold, as the publishe
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import MaskingConfig, ModelConfig
-from model.masking import SpikeMask, mask_rows
+from model.config import CONV_SITE, AnyModel, MaskingConfig
+from model.masking import SpikeMask, conv_rows, mask_rows
+from model.masking_torch import draws
 from model.qcfs import QCFS
 
 SITE_OF = {"q": "q", "k": "k", "scores": "scores", "act2": "fc1", "fc1": "fc2"}
-"""Activation of a block -> the site at which its spikes may be masked."""
-STEP_SEED = 0x9E3779B1
+"""Activation of a block -> the site at which its spikes may be masked; any other belongs to a convolutional backbone."""
 
 
 def fire_exact(charge: Tensor, threshold: Tensor, levels: int) -> Tensor:
@@ -53,44 +52,48 @@ class Masks(Protocol):
         """Bool [B, rows, columns] of `shape[0] * ... / rows` columns, True where kept; None where none is masked."""
 
 
-class RandomMasks:
-    """Masks drawn by torch, for training: same sites and ratio as the specified ones, another generator."""
-
-    def __init__(self, config: MaskingConfig) -> None:
-        self.sites, self.ratio = config.sites, config.ratio
-
-    def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
-        """See Masks.keep."""
-        if SITE_OF[name.rsplit(".", 1)[1]] not in self.sites:
-            return None
-        return torch.rand(shape).view(shape) >= self.ratio
-
-
 class LfsrMasks:
     """The masks of docs/semantics.md, section 4, for the images numbered `images`; `step` redraws them (stepwise)."""
 
-    def __init__(self, config: MaskingConfig, model: ModelConfig, images: Tensor, step: int = 0) -> None:
-        """images: int64 [B]. Step t uses the seed `seed ^ (t * 0x9E3779B1 mod 2^32)`."""
-        mask = SpikeMask.of(config)
-        self.mask = SpikeMask(mask.seed ^ (step * STEP_SEED & 0xFFFFFFFF), mask.ratios)
-        self.rows = mask_rows(model)
-        self.images = images.cpu().numpy().astype(np.int64)
+    def __init__(self, config: MaskingConfig, model: AnyModel, images: Tensor, step: int = 0) -> None:
+        """images: int64 [B], on the device of the masks. Step t uses the seed `seed ^ (t * 0x9E3779B1 mod 2^32)`."""
+        self.mask = SpikeMask.of(config).at_step(step)
+        self.rows, self.conv_rows = mask_rows(model), conv_rows(model)
+        self.images = images
 
     def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
         """See Masks.keep."""
-        block, point = name.rsplit(".", 1)
-        site = SITE_OF[point]
+        block, _, point = name.rpartition(".")
+        site = SITE_OF.get(point, "")
+        if name in self.conv_rows:
+            block, site = name, CONV_SITE
+        ratio = self.mask.ratio_of(site, block)
+        if not ratio:
+            return None
         columns = shape.numel() // (len(self.images) * rows)
-        first = getattr(self.rows[block], "qkv" if site in "qk" else site)
-        kept = self.mask.keep(site, self.images, first, rows, columns, columns if site == "k" else 0)
-        return None if kept is None else torch.from_numpy(np.ascontiguousarray(kept))
+        row = self.conv_rows[name] if site == CONV_SITE else getattr(self.rows[block], "qkv" if site in "qk" else site)
+        first = columns if site == "k" else 0
+        return draws(self.mask.seed, self.images, row, rows, first + columns)[:, :, first:] >= ratio
+
+
+class DrawnMasks:
+    """Masks drawn beforehand: bool [B, rows, columns] by activation. A compiled network takes them as plain tensors."""
+
+    def __init__(self, drawn: dict[str, Tensor]) -> None:
+        self.drawn = drawn
+
+    def keep(self, name: str, shape: torch.Size, rows: int) -> Tensor | None:
+        """See Masks.keep."""
+        return self.drawn.get(name)
 
 
 class Engine:
     """How activations fire and which spikes are masked during one pass; this one is the QCFS network itself."""
 
-    def __init__(self, masks: Masks | None = None) -> None:
+    def __init__(self, masks: Masks | None = None, paths: dict[str, Tensor] | None = None) -> None:
+        """paths: factor of each image, [B], on a residual branch by its name (drop path); branches not named are whole."""
         self.masks = masks
+        self.paths = paths or {}
 
     def fire(self, act: QCFS, x: Tensor) -> Tensor:
         """Real-valued output of the neurons of `act` for input `x`, same shape."""
@@ -107,6 +110,31 @@ class Engine:
         if keep.shape != x.shape:
             keep = keep.reshape(x.shape) if arrange is None else arrange(keep)
         return x * keep.to(x.dtype)
+
+    def branch(self, name: str, x: Tensor) -> Tensor:
+        """Output `x` [B, ...] of the residual branch that the activation `name` opens, before it joins the stream."""
+        factor = self.paths.get(name)
+        return x if factor is None else x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+class PlanEngine(Engine):
+    """Runs the QCFS network and notes which masks and branches a pass asks for, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: list[tuple[str, int, int]] = []
+        """Activation, mask rows and columns of an image."""
+        self.branches: list[str] = []
+
+    def mask(self, name: str, x: Tensor, rows: int, arrange: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """See Engine.mask; for one image."""
+        self.sites.append((name, rows, x.numel() // rows))
+        return x
+
+    def branch(self, name: str, x: Tensor) -> Tensor:
+        """See Engine.branch."""
+        self.branches.append(name)
+        return x
 
 
 class ExactEngine(Engine):

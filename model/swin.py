@@ -1,6 +1,6 @@
-"""Swin blocks with BatchNorm and spiking activations: patch embedding, MLP, block, patch merging, stage.
+"""Swin blocks with norms and spiking activations: patch embedding, MLP, block, patch merging, stage.
 
-Tokens are [B, N, C] in raster order; BatchNorm works on [B*N, C].
+Tokens are [B, N, C] in raster order; norms work on [B*N, C].
 """
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,8 @@ from torch import Tensor, nn
 from model.attention import WindowAttention
 from model.config import ModelConfig
 from model.neuron import Engine
+from model.norm import new_norm, normalise
 from model.qcfs import QCFS
-
-
-def normalise(norm: nn.Module | None, x: Tensor) -> Tensor:
-    """BatchNorm over the last dimension of `x` (any leading shape); `x` itself where there is no norm."""
-    return x if norm is None else norm(x.reshape(-1, x.shape[-1])).view(x.shape)  # type: ignore[no-any-return]
 
 
 def patches(images: Tensor, patch: int) -> Tensor:
@@ -24,13 +20,13 @@ def patches(images: Tensor, patch: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Linear layer on non-overlapping patches, BatchNorm, activation."""
+    """Linear layer on non-overlapping patches, norm, activation."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch = config.patch
         self.linear = nn.Linear(config.patch**2 * config.in_channels, config.embedding)
-        self.norm = nn.BatchNorm1d(config.embedding)
+        self.norm = new_norm(config.norm, config.embedding)
         self.act = QCFS(config.levels)
 
     def forward(self, images: Tensor, engine: Engine) -> Tensor:
@@ -39,15 +35,15 @@ class PatchEmbed(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers, each with an optional BatchNorm and an activation."""
+    """Two linear layers, each with an optional norm (`norm`: its kind, "" for none) and an activation."""
 
-    def __init__(self, channels: int, hidden: int, levels: int, norm: bool) -> None:
+    def __init__(self, channels: int, hidden: int, levels: int, norm: str) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
-        self.norm1: nn.Module | None = nn.BatchNorm1d(hidden) if norm else None
+        self.norm1: nn.Module | None = new_norm(norm, hidden) if norm else None
         self.act1 = QCFS(levels)
         self.fc2 = nn.Linear(hidden, channels)
-        self.norm2: nn.Module | None = nn.BatchNorm1d(channels) if norm else None
+        self.norm2: nn.Module | None = new_norm(norm, channels) if norm else None
         self.act2 = QCFS(levels)
 
     def forward(self, x: Tensor, engine: Engine) -> Tensor:
@@ -63,30 +59,31 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, stage: int, block: int) -> None:
         super().__init__()
         channels, levels = config.width(stage), config.levels
-        self.norm1 = nn.BatchNorm1d(channels)
+        self.norm1 = new_norm(config.norm, channels)
         self.act1 = QCFS(levels)
         self.attn = WindowAttention(channels, config.heads[stage], config.side(stage), config.window_of(stage),
-                                    config.shift_of(stage, block), levels, config.qkv_norm, turn=block / 4)
-        self.norm2 = nn.BatchNorm1d(channels)
+                                    config.shift_of(stage, block), levels, config.norm if config.qkv_norm else "",
+                                    turn=block / 4)
+        self.norm2 = new_norm(config.norm, channels)
         self.act2 = QCFS(levels)
-        self.mlp = Mlp(channels, config.hidden(stage), levels, config.mlp_norm)
+        self.mlp = Mlp(channels, config.hidden(stage), levels, config.norm if config.mlp_norm else "")
 
     def forward(self, x: Tensor, engine: Engine) -> Tensor:
         """Tokens [B, N, C] -> [B, N, C]."""
-        x = x + self.attn(engine.fire(self.act1, normalise(self.norm1, x)), engine)
+        x = x + engine.branch(self.act1.name, self.attn(engine.fire(self.act1, normalise(self.norm1, x)), engine))
         x = normalise(self.norm2, x)
         h = engine.mask(self.act2.name, engine.fire(self.act2, x), x.shape[1])
-        return x + self.mlp(h, engine)  # type: ignore[no-any-return]
+        return x + engine.branch(self.act2.name, self.mlp(h, engine))  # type: ignore[no-any-return]
 
 
 class PatchMerge(nn.Module):
-    """Four neighbouring tokens -> one of twice the width: concatenate, BatchNorm, linear without bias, activation."""
+    """Four neighbouring tokens -> one of twice the width: concatenate, norm, linear without bias, activation."""
 
     def __init__(self, config: ModelConfig, stage: int) -> None:
         super().__init__()
         self.side = config.side(stage)
         channels = config.width(stage)
-        self.norm = nn.BatchNorm1d(4 * channels)
+        self.norm = new_norm(config.norm, 4 * channels)
         self.linear = nn.Linear(4 * channels, 2 * channels, bias=False)
         self.act = QCFS(config.levels)
 

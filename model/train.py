@@ -1,9 +1,11 @@
-"""Training of the float QCFS network: AdamW, warm-up and cosine, averaged weights, exactly resumable.
+"""Training of the float QCFS network: AdamW, warm-up and cosine, averaged weights, a teacher, exactly resumable.
 
-Everything random in epoch e comes from a generator seeded with (seed, e), and the state is saved after each epoch,
-so a resumed run repeats the uninterrupted one. Started by torchrun, each process takes its share of every batch
-(BatchNorm then sees that share): one thread each is much faster than two threads on cores that others use too.
+Everything random in epoch e comes from a generator seeded with (seed, e) or from the numbers of the images, and the state is
+saved after each epoch, so a resumed run repeats the uninterrupted one. A batch is worked on in parts (`model.parallel`), so
+that processes started by torchrun compute what a single one does; one thread each is much faster than two threads on cores
+that others use too.
 """
+import dataclasses
 import json
 import math
 import time
@@ -12,16 +14,26 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional
 from tqdm import tqdm
 
-from model import checkpoint
+from model import augment, checkpoint
 from model.config import Config, TrainConfig
-from model.data import NORMALISATION, Augment, Images, fit
-from model.mst import MST
-from model.neuron import Engine
+from model.data import Augment, Images, enlarged, fit, normalisation
+from model.datasets import DATASETS, enlargement
+from model.distill import Teacher, distillation
+from model.factory import build
+from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine
+from model.parallel import Parts, World
 from model.qcfs import QCFS
+from model.spiking import SpikingNetwork
+from model.tensorboard import EventFile
+
+CAST = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on; the message is one line and says what to change."""
 
 
 class CalibrateEngine(Engine):
@@ -37,14 +49,15 @@ class CalibrateEngine(Engine):
 
 
 def rate_at(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of `step`: linear warm-up, then a cosine to 1 % of the peak."""
+    """Learning rate of `step`: linear warm-up, then a cosine to `final_rate` of the peak."""
     warm, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
     if step < warm:
         return config.rate * (step + 1) / warm
-    return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))))
+    share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    return config.rate * (config.final_rate + (1 - config.final_rate) * share)
 
 
-def average(mean: MST, model: MST, decay: float) -> None:
+def average(mean: SpikingNetwork, model: SpikingNetwork, decay: float) -> None:
     """mean = decay * mean + (1 - decay) * model, parameters and BatchNorm statistics alike."""
     with torch.no_grad():
         pairs = [(a, b) for a, b in zip(mean.state_dict().values(), model.state_dict().values(), strict=True)]
@@ -54,63 +67,86 @@ def average(mean: MST, model: MST, decay: float) -> None:
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Optimiser groups: weight decay on matrices only, not on biases, norms, thresholds and bias tables."""
-    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim == 2]
+    matrices = [p for n, p in model.named_parameters() if n.endswith("weight") and p.ndim >= 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def accuracy(model: MST, data: Images, batch: int = 500) -> float:
-    """Share of `data` that the QCFS network classifies correctly (evaluation statistics)."""
+def accuracy(model: SpikingNetwork, data: Images, batch: int = 500) -> float:
+    """Share of `data` that the QCFS network classifies correctly (evaluation statistics), image i masked as image i."""
     model.eval()
     right = 0
     with torch.no_grad():
         for start in range(0, len(data.labels), batch):
-            logits = model(model.normalise(data.images[start:start + batch]))
-            right += int((logits.argmax(1) == data.labels[start:start + batch]).sum())
+            images = enlarged(data.images[start:start + batch], model.config.image_size)
+            index = torch.arange(start, start + len(images))
+            right += int((model(model.normalise(images), index).argmax(1) == data.labels[start:start + batch]).sum())
     return right / len(data.labels)
-
-
-def mean_over_processes(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its mean over all processes, in place; one exchange."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view(tensor.shape))
 
 
 class Trainer:
     """A training run in the folder `folder`; resumes from its `state.safetensors` where there is one."""
 
     def __init__(self, config: Config, data: Images, folder: Path, compiled: bool = True, bfloat16: bool = True,
-                 resume: bool = True) -> None:
-        """data: training images (uint8 [N, C, H, W]); the last `holdout` of them only measure accuracy."""
-        self.config, self.folder = config, folder
-        self.rank, self.share = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.settings = config.train
-        self.bfloat16 = bfloat16
-        torch.manual_seed(self.settings.seed)
-        pixels = fit(data.images, config.model.in_channels, config.model.image_size)
-        train = len(pixels) - self.settings.holdout
-        self.held = Images(pixels[train:], data.labels[train:])
-        self.augment, self.labels = Augment(pixels[:train]), data.labels[:train]
-        self.model = MST(config.model, config.masking)
-        mean, std = NORMALISATION[self.settings.dataset]
+                 resume: bool = True, teacher: Teacher | None = None, device: str = "cpu") -> None:
+        """data: training images (uint8 [N, C, H, W]); the last `holdout` of them only measure accuracy.
+
+        `bfloat16` off computes in float32 whatever the configuration says; with a `teacher` the loss is also its.
+        """
+        self.config, self.folder, self.teacher, self.device = config, folder, teacher, torch.device(device)
+        self.settings = settings = config.train if bfloat16 else dataclasses.replace(config.train, precision="float32")
+        self.world = World.now()
+        self.parts = self.world.mine(settings.shards)
+        torch.manual_seed(settings.seed)
+        # What is only enlarged for the network is kept small: 50,000 images of 224x224 are 7 GB.
+        side = config.model.image_size // enlargement(data.images.shape[-1], config.model.image_size)
+        pixels = fit(data.images, config.model.in_channels, side)
+        train = len(pixels) - settings.holdout
+        if train < 1:
+            raise TrainingError(f"[train] holdout = {settings.holdout} leaves none of {len(pixels)} images to train on: lower it")
+        self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
+        self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad, DATASETS[settings.dataset].mirrors)
+        self.labels = data.labels[:train].to(self.device)
+        self.model = build(config)
+        mean, std = normalisation(settings.dataset, pixels[:train])
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
-        self.mean = MST(config.model, config.masking).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(groups(self.model, self.settings.weight_decay), lr=0.0, fused=True)
+        self.mean = build(config).requires_grad_(False).to(self.device)
+        self.model.to(self.device)
+        self.optimiser = torch.optim.AdamW(groups(self.model, settings.weight_decay), lr=0.0, fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.epoch = 0
         self.log: list[dict[str, float]] = []
+        self.events = EventFile(folder)
+        first = self.model.normalise(enlarged(pixels[:settings.batch].to(self.device), config.model.image_size))
         if resume and self.state_path.exists():
             self.restore()
         else:
+            self._start(first)
+        if teacher is not None:
+            teacher.model.to(self.device).eval()
+        self.plan = PlanEngine()
+        with torch.no_grad():
+            self.model.eval().run(first[:1], self.plan)
+        self.model.train()
+        self.forward: Callable[[Tensor, Engine], Tensor] = torch.compile(self.model.run) if compiled else self.model.run
+
+    def _start(self, images: Tensor) -> None:
+        """Weights of a new run: the teacher's where it has the same shape, else thresholds fitted to normalised `images`."""
+        teacher = self.teacher
+        if teacher is not None and self.settings.warm_start and teacher.model.config == self.config.model:
+            self.model.load_state_dict(teacher.model.state_dict())
+        else:
             self.model.train()
             with torch.no_grad():
-                self.model.run(self.model.normalise(pixels[:self.settings.batch]), CalibrateEngine())
-            self.mean.load_state_dict(self.model.state_dict())
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compiled else self.model
+                self.model.run(images, CalibrateEngine())
+        self.mean.load_state_dict(self.model.state_dict())
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.world.rank
 
     @property
     def state_path(self) -> Path:
@@ -132,6 +168,8 @@ class Trainer:
                 state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
         self.epoch, self.log = info["epoch"], info["log"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(info["scaler"])
 
     def save(self) -> None:
         """Write the resumable state and the averaged network (`last.safetensors`) of this epoch."""
@@ -139,69 +177,109 @@ class Trainer:
         tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
         for index, entry in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
-        info = {"config": self.identity(), "epoch": self.epoch, "log": self.log}
+        info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict()}
         checkpoint.save(self.folder / "last.safetensors", self.mean, self.info())
         checkpoint.write(self.state_path, tensors, checkpoint.STATE_FORMAT, info)
 
     def identity(self) -> str:
         """What a state must share with the configuration to be resumed."""
         return json.dumps([checkpoint.describe(self.model), {k: getattr(self.settings, k) for k in
-                          TrainConfig.__dataclass_fields__}], sort_keys=True)
+                          TrainConfig.__dataclass_fields__}, self.teacher and self.teacher.digest], sort_keys=True)
 
     def info(self) -> dict[str, object]:
         """Metadata of a network saved now."""
-        start = "python" if self.share == 1 else f"torchrun --nproc-per-node={self.share}"
+        start = "python" if self.world.size == 1 else f"torchrun --nproc-per-node={self.world.size}"
         return {"dataset": self.settings.dataset, "epoch": self.epoch, "epochs": self.settings.epochs,
                 "held_out_accuracy": self.log[-1]["held_out"] if self.log else None,
-                "command": f"{start} -m model train --config configs/{self.config.name}.toml"}
+                **({"teacher_sha256": self.teacher.digest} if self.teacher else {}),
+                "command": f"{start} -m model {'distill' if self.teacher else 'train'} --config configs/{self.config.name}.toml"}
+
+    def _part(self, chosen: Tensor, crop: tuple[Tensor, Tensor], draws: augment.Draws) -> Tensor:
+        """Loss of one part of a batch: images `chosen` (int64 [b]) with what was drawn for them."""
+        settings = self.settings
+        images = self.augment.apply(chosen, *crop)
+        images = enlarged(augment.change(images, settings.randaugment_magnitude, draws), self.config.model.image_size)
+        labels = self.labels[chosen.to(self.device)]
+        masks = None
+        if self.config.masking.active:  # redrawn in each epoch, as `stepwise` does in each time step
+            lfsr = LfsrMasks(self.config.masking, self.config.model, chosen.to(self.device), self.epoch + 1)
+            drawn = {name: lfsr.keep(name, torch.Size((len(chosen), rows, columns)), rows)
+                     for name, rows, columns in self.plan.sites}
+            masks = DrawnMasks({name: keep for name, keep in drawn.items() if keep is not None})
+        engine = Engine(masks, augment.paths(self.plan.branches, settings.drop_path, draws))
+        dtype = CAST[settings.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
+            mixed, targets = augment.mix(self.model.normalise(images), labels, self.config.model.classes, draws)
+            logits = self.forward(mixed, engine).float()
+            wanted = self.teacher.logits(mixed) if self.teacher else None
+        loss = functional.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
+        if wanted is None:
+            return loss
+        share = settings.distill_weight
+        return (1 - share) * loss + share * distillation(logits, wanted, settings.temperature)
+
+    def step(self, chosen: Tensor, step: int, rate: float, random: torch.Generator) -> float:
+        """One step on the images `chosen` (int64 [batch]) at learning rate `rate`; returns the loss of the whole batch."""
+        settings, size = self.settings, len(chosen) // self.settings.shards
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        crop = self.augment.draw(len(chosen), random)
+        draws = augment.draw(settings, len(chosen), self.config.model.in_channels, self.augment.side,
+                             len(self.plan.branches), random)
+        parts = Parts(self.model)
+        parts.begin()
+        for number in self.parts:
+            part = slice(number * size, (number + 1) * size)
+            parts.restore()
+            loss = self._part(chosen[part], (crop[0][part], crop[1][part]), draws.rows(part, self.device))
+            self.scaler.scale(loss).backward()
+            parts.add(loss.detach()[None])
+        loss_value = float(parts.finish(self.world))
+        if not math.isfinite(loss_value):
+            raise TrainingError(f"the loss is {loss_value} in epoch {self.epoch + 1}, step {step}: lower [train] rate; "
+                                f"{self.folder} keeps the state of epoch {self.epoch}")
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        average(self.mean, self.model, min(settings.average, (step + 1) / (step + 10)))
+        return loss_value
 
     def run_epoch(self) -> dict[str, float]:
         """One pass over the training images; returns the entry added to the log."""
         settings = self.settings
         random = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.epoch)
-        torch.manual_seed((settings.seed * 1_000_003 + self.epoch) * self.share + self.rank)  # spike masks
-        order = torch.randperm(len(self.labels), generator=random)
+        order = torch.randperm(len(self.labels), generator=random)[:settings.epoch_images or None]
         steps = len(order) // settings.batch
         if not steps:
             raise ValueError(f"[train] batch {settings.batch} exceeds the {len(order)} training images: lower it")
         self.model.train()
         started, total = time.time(), 0.0
+        scalars: list[tuple[str, float, int]] = []
         bar = tqdm(range(steps), desc=f"epoch {self.epoch + 1}/{settings.epochs}", mininterval=10,
                    disable=self.rank > 0)
         for index in bar:
             step = self.epoch * steps + index
-            chosen = order[index * settings.batch:(index + 1) * settings.batch]
             rate = rate_at(settings, step, steps)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-                images = self.augment(chosen, random)[self.rank::self.share]
-                logits = self.forward(self.model.normalise(images))
-            labels = self.labels[chosen][self.rank::self.share]
-            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self.share > 1:
-                mean_over_processes([p.grad for p in self.model.parameters() if p.grad is not None])
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
-            average(self.mean, self.model, min(settings.average, (step + 1) / (step + 10)))
-            total += float(loss.detach())
+            loss = self.step(order[index * settings.batch:(index + 1) * settings.batch], step, rate, random)
+            total += loss
+            scalars += [("train/loss", loss, step), ("train/rate", rate, step)]
             bar.set_postfix(loss=f"{total / (index + 1):.3f}", refresh=False)
-        if self.share > 1:
-            mean_over_processes([buffer for network in (self.model, self.mean) for buffer in network.buffers()
-                                 if buffer.is_floating_point()])
         self.epoch += 1
         entry = {"epoch": self.epoch, "loss": total / steps, "seconds": time.time() - started}
         entry["held_out"] = accuracy(self.mean, self.held) if len(self.held.labels) else float("nan")
         self.log.append(entry)
+        self.scalars = [*scalars, *((f"epoch/{key}", value, self.epoch) for key, value in entry.items() if key != "epoch")]
         return entry
 
-    def run(self) -> None:
-        """Train up to the configured epoch, saving after each."""
-        while self.epoch < self.settings.epochs:
+    def run(self, epochs: int | None = None) -> None:
+        """Train up to the configured epoch, or for `epochs` more of them, saving after each."""
+        last = self.settings.epochs if epochs is None else min(self.settings.epochs, self.epoch + epochs)
+        while self.epoch < last:
             entry = self.run_epoch()
             if self.rank:
                 continue
             self.save()
+            self.events.write(self.scalars)
             tqdm.write(" ".join(f"{key} {value:.4g}" for key, value in entry.items()))

@@ -4,20 +4,21 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from model import config as configuration
 from model.config import Config
+from model.datasets import DATASETS
 from quantize.layers import Network
 from quantize.measured import accuracy_file, measured
 
+if TYPE_CHECKING:
+    from model.spiking import SpikingNetwork
+
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
-CITATIONS = {
-    "cifar10": "CIFAR-10 (A. Krizhevsky, Learning multiple layers of features from tiny images, 2009)",
-    "fashion_mnist": "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017)",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,13 +66,21 @@ def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]
         return {"activity": activity(network, found["images"][:ACTIVITY_IMAGES])}
 
 
-def _export(args: argparse.Namespace, config: Config) -> None:
+def _trained(path: Path) -> "SpikingNetwork":
+    """The trained network of a checkpoint; an imported one of the authors' code is refused with what has no integer form."""
     from model.checkpoint import load
+    from model.reference import files
+    if files.is_reference(path):
+        raise ValueError(f"{path}: an imported checkpoint has no integer form: " + "; ".join(files.unmappable(files.load(path))))
+    return load(path)[0]
+
+
+def _export(args: argparse.Namespace, config: Config) -> None:
     from quantize.export import export
     from quantize.network import digest, save
     checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
     output = args.output or args.config.with_suffix(".mstn")
-    network = export(load(checkpoint)[0], config)
+    network = export(_trained(checkpoint), config)
     notes = _notes(measured(accuracy_file(args.config)), digest(network)) | _activity(network, config.train.dataset, args.config)
     network = dataclasses.replace(network, notes=notes)
     changed = save(output, network)
@@ -80,9 +89,7 @@ def _export(args: argparse.Namespace, config: Config) -> None:
 
 
 def _accuracy(args: argparse.Namespace, config: Config) -> None:
-    from model.checkpoint import load
-    from model.data import fit
-    from model.data import load as load_data
+    from model.data import fit, load_for
     from quantize.agreement import accuracies, agreement, table
     from quantize.export import export
     from quantize.network import digest, save
@@ -90,11 +97,11 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     output = args.output or args.config.with_suffix(".mstn")
     network = load_network(output)
     checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
-    mst, _ = load(checkpoint)
+    mst = _trained(checkpoint)
     name = digest(network)
     if digest(export(mst, config)) != name:
         raise ValueError(f"{output}: is not the export of {checkpoint}: run `python -m quantize export` first")
-    data = load_data(config.train.dataset, False, args.data)
+    data = load_for(config, False, args.data)
     if not 1 <= args.images <= len(data.images):
         raise ValueError(f"--images must be 1 to {len(data.images)}, not {args.images}")
     pixels = fit(data.images[:args.images], config.model.in_channels, config.model.image_size)
@@ -106,7 +113,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
              f"({100 * (integer - real):+.2f} points) on {len(images)} test images.")
     _write(args.results / f"{config.name}-agreement.md", (
         f"# {config.name}: integer network against the float QCFS model\n\n"
-        f"{CITATIONS[config.train.dataset]}. {lines}\n\n"
+        f"{DATASETS[config.train.dataset].citation}. {lines}\n\n"
         f"Share of equal spike counts on the first {count} test images, integers against float64. *This layer alone*:\n"
         "its inputs are the float model's counts, so that only its own rounding shows. Then with both networks\n"
         "running freely, where every difference is carried on by all later layers. Made by\n"
@@ -123,14 +130,15 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
 
 
 def _sample(args: argparse.Namespace, config: Config) -> None:
-    from model.data import fit
-    from model.data import load as load_data
-    data = load_data(config.train.dataset, False, args.data)
+    from model.data import fit, load_for
+    if DATASETS[config.train.dataset].events:
+        raise ValueError(f"recordings of {config.train.dataset} are not shipped: `python -m sim run` reads them from MST_DATA")
+    data = load_for(config, False, args.data)
     pixels = fit(data.images[:SAMPLE_IMAGES], config.model.in_channels, config.model.image_size)
     path = args.config.with_name(f"{config.train.dataset}-sample.npz")
     images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     np.savez_compressed(path, images=images, labels=data.labels[:SAMPLE_IMAGES].numpy())
-    print(f"{path}: first {SAMPLE_IMAGES} test images of {CITATIONS[config.train.dataset]}")
+    print(f"{path}: first {SAMPLE_IMAGES} test images of {DATASETS[config.train.dataset].citation}")
 
 
 def main(argv: list[str] | None = None) -> int:

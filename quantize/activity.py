@@ -9,7 +9,7 @@ from quantize.torch_integer import IntegerMST
 def activity(network: Network, images: NDArray[np.uint8]) -> dict[str, float]:
     """Mean events (set bits of the bit planes) per input value of each GEMM layer, on images uint8 [B, H, W, C]."""
     outputs = IntegerMST(network).run(images)
-    value, bits = images.astype(np.int64), 8
+    value, bits = images.astype(np.int64), network.model.in_bits
     found: dict[str, float] = {}
     for layer in network.layers:
         if not isinstance(layer, Attention):

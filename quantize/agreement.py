@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from model.conv_config import ConvConfig
 from model.masking import SpikeMask
-from model.mst import MST
-from quantize.layers import Network
+from model.spiking import SpikingNetwork
+from quantize.layers import Gemm, Network
 from quantize.torch_integer import Forced, IntegerMST, Outputs
 
 CHUNK = 100
@@ -31,17 +32,23 @@ class Row:
     mean: float
 
 
-def _float_images(mst: MST, images: Images) -> Tensor:
+def _float_images(mst: SpikingNetwork, images: Images) -> Tensor:
     return mst.normalise(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
 
 
-def _mask(mst: MST) -> SpikeMask | None:
-    return SpikeMask.of(mst.masking) if mst.masking.ratio else None
+def _mask(mst: SpikingNetwork) -> SpikeMask | None:
+    return SpikeMask.of(mst.masking) if mst.masking.active else None
 
 
 def places(network: Network) -> dict[str, tuple[str, str, int]]:
     """Activation of the float model -> (layer, key of its outputs, which third of the channels or -1 for all)."""
     found: dict[str, tuple[str, str, int]] = {}
+    if isinstance(network.model, ConvConfig):
+        for layer in network.layers[:-1]:
+            found[layer.name] = layer.name, "fired", -1
+            if isinstance(layer, Gemm) and layer.norm is not None:
+                found[f"{layer.name}.act"] = layer.name, "fired_next", -1
+        return found
     names = [layer.name for layer in network.layers[:-1]]
     for name, following in zip(names, [*names[1:], ""], strict=True):
         block, _, kind = name.rpartition(".")
@@ -59,7 +66,7 @@ def places(network: Network) -> dict[str, tuple[str, str, int]]:
 
 
 def integer_counts(network: Network, outputs: Outputs) -> dict[str, Tensor]:
-    """Counts of an integer run, as fired (before any mask), by the names and with the shapes of `MST.counts`."""
+    """Counts of an integer run, as fired (before any mask), by the names and with the shapes of the float model's `counts`."""
     found = {}
     for activation, (layer, key, third) in places(network).items():
         counts = outputs[layer][key]
@@ -85,7 +92,7 @@ class _Tally:
         self.sums[name] = self.sums.get(name, np.zeros(len(values))) + values
 
 
-def agreement(mst: MST, network: Network, images: Images, progress: bool = False) -> list[Row]:
+def agreement(mst: SpikingNetwork, network: Network, images: Images, progress: bool = False) -> list[Row]:
     """One row per activation in network order, then the predicted class, for uint8 images [B, H, W, C].
 
     Both networks work with the masks of `mst`.
@@ -108,7 +115,7 @@ def agreement(mst: MST, network: Network, images: Images, progress: bool = False
 
 
 @torch.no_grad()
-def accuracies(mst: MST, network: Network, images: Images, labels: Labels,
+def accuracies(mst: SpikingNetwork, network: Network, images: Images, labels: Labels,
                progress: bool = False) -> tuple[float, float]:
     """Accuracy (share of 1) of the float QCFS model and of the integer network on uint8 images [B, H, W, C]."""
     integer = IntegerMST(network, _mask(mst))

@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.config import ModelConfig
+from model.config import CONV_SITE, AnyModel, ModelConfig
+from model.conv_config import ConvConfig
 from quantize.formats import (
     BIAS_BITS,
     GAIN_BITS,
     LOGIT_BITS,
-    PIXEL_BITS,
     STREAM_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
     limits,
 )
-from quantize.layers import Attention, Gemm, Layer, Network, NetworkError
+from quantize.layers import Attention, Gather, Gemm, Layer, Network, NetworkError
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
     """What the model's shape says about one layer. `residual`: '', 'fresh' or 'add'; `after`: '', 'norm' or 'planes'.
 
-    `side`: side of the input token map (of the patches, for `embed`). `in_bits` of merge and head assume `stream_bits`.
+    `side`: side of the input token map (of the patches, for `embed`). `stage`: which residual stream it is on. `in_bits`
+    of merge and head assume `stream_bits`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LayerShape:
     residual: str = ""
     after: str = ""
     site: str = ""
+    gather: Gather | None = None
 
 
 def head_bits(stream_bits: int, tokens: int) -> int:
@@ -47,8 +49,38 @@ def head_bits(stream_bits: int, tokens: int) -> int:
     return stream_bits + (tokens - 1).bit_length()
 
 
-def shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
-    """Every layer of `model` in execution order."""
+def has_integer_form(model: AnyModel) -> None:
+    """NetworkError, which names the layer and the remedy, where `model` has a norm that no threshold absorbs."""
+    for key, layer in (("norm", "s0.b0.norm1 and the other norms"), ("final_norm", "norm, before the head")):
+        if getattr(model, key, "batch") == "layer":
+            raise NetworkError(f'[model] {key} = "layer": the LayerNorm ({layer}) divides by each token\'s own deviation, which '
+                               f'no fixed threshold absorbs: set {key} = "batch" and train again')
+
+
+def shapes(model: AnyModel, stream_bits: int) -> tuple[LayerShape, ...]:
+    """Every layer of `model` in execution order; NetworkError where it has no integer form."""
+    has_integer_form(model)
+    return _mst_shapes(model, stream_bits) if isinstance(model, ModelConfig) else _conv_shapes(model)
+
+
+def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
+    table: list[LayerShape] = []
+    plan, stream = model.plan(), 0
+    for index, conv in enumerate(plan):
+        stream += int(conv.residual == "fresh" and index > 0)
+        taps, last = conv.unpooled, index == len(plan) - 1
+        table.append(LayerShape(
+            conv.name, "conv", stream, -1, conv.tokens, conv.side, conv.inputs, conv.outputs,
+            model.planes if index else model.in_bits, False, conv.residual, "norm" if conv.residual else "",
+            CONV_SITE if conv.residual and not last else "",
+            Gather(taps.kernel, taps.stride, taps.padding)))
+    end = plan[-1]
+    table.append(LayerShape("head", "head", stream, -1, 1, end.out_side, end.outputs, model.classes,
+                            head_bits(model.planes, end.tokens), False))
+    return tuple(table)
+
+
+def _mst_shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
     table: list[LayerShape] = []
     b = model.planes
     for stage, depth in enumerate(model.depths):
@@ -56,7 +88,7 @@ def shapes(model: ModelConfig, stream_bits: int) -> tuple[LayerShape, ...]:
         tokens = side * side
         if stage == 0:
             table.append(LayerShape("embed", "embed", 0, -1, tokens, side, model.patch**2 * model.in_channels, width,
-                                    PIXEL_BITS, False, "fresh", "norm"))
+                                    model.in_bits, False, "fresh", "norm"))
         else:
             table.append(LayerShape(f"s{stage - 1}.merge", "merge", stage, -1, tokens, 2 * side, 2 * width, width,
                                     stream_bits, True, "fresh", "norm"))
@@ -104,6 +136,7 @@ def _equal(layer: str, what: str, given: object, wanted: object) -> None:
 
 def _check_attention(layer: Attention, shape: LayerShape, network: Network) -> None:
     model, name = network.model, layer.name
+    assert isinstance(model, ModelConfig)
     heads = model.heads[shape.stage]
     for what, given, wanted in (
         ("side", layer.side, shape.side), ("heads", layer.heads, heads),
@@ -126,6 +159,7 @@ def _check_gemm(layer: Gemm, shape: LayerShape) -> None:
     for what, given, wanted in (
         ("tokens", layer.tokens, shape.tokens), ("side", layer.side, shape.side),
         ("in_bits", layer.in_bits, shape.in_bits), ("in_signed", layer.in_signed, shape.in_signed),
+        ("gather", layer.gather, shape.gather),
     ):
         _equal(name, what, given, wanted)
     _tensor(name, "weight", layer.weight, (outputs, shape.inputs), WEIGHT_BITS, True)
@@ -161,8 +195,8 @@ def accumulator_bound(layer: Gemm) -> int:
 def _check_stream(network: Network, table: tuple[LayerShape, ...]) -> None:
     model = network.model
     top = limits(STREAM_BITS, True)[1]
-    for stage in range(len(model.depths)):
-        total = np.zeros(model.width(stage), np.int64)
+    for stage in sorted({shape.stage for shape in table if shape.residual}):
+        total = np.zeros(next(shape.outputs for shape in table if shape.residual and shape.stage == stage), np.int64)
         for layer, shape in zip(network.layers, table, strict=True):
             if isinstance(layer, Gemm) and layer.residual is not None and shape.stage == stage:
                 total += np.abs(layer.residual.gain.astype(np.int64)) * model.levels
@@ -179,9 +213,9 @@ def check(network: Network) -> None:
         raise NetworkError(f"rom_bits must be 6 to 16, not {network.rom_bits}")
     bits = {entry.requantise.bits for entry in network.layers
             if isinstance(entry, Gemm) and entry.requantise is not None}
-    if len(bits) != 1 or not 4 <= min(bits) <= 12:
+    if isinstance(model, ModelConfig) and (len(bits) != 1 or not 4 <= min(bits) <= 12):
         raise NetworkError(f"the requantised residual must have one width of 4 to 12 bits, not {sorted(bits)}")
-    table = shapes(model, bits.pop())
+    table = shapes(model, min(bits, default=0))
     names, wanted = [entry.name for entry in network.layers], [shape.name for shape in table]
     for index in range(max(len(names), len(wanted))):
         given = names[index] if index < len(names) else "nothing"

@@ -1,4 +1,4 @@
-"""From a trained MST to the integer network (docs/semantics.md): `export(mst, config)`.
+"""From a trained network to the integer one (docs/semantics.md): `export(net, config)`.
 
 Rounding happens here only. An integer threshold is exact: the weight grid follows from it, not the other way round.
 """
@@ -7,11 +7,14 @@ import math
 
 import numpy as np
 
+from model.backbone import Backbone
 from model.config import Config
 from model.mst import MST
+from model.spiking import SpikingNetwork
 from quantize.check import check, head_bits
-from quantize.fold import ExportError, Floats, FoldedAttention, FoldedGemm, FoldedLayer, fold
-from quantize.formats import BIAS_BITS, PIXEL_BITS, SCORE_SHIFT, THRESHOLD_BITS, limits
+from quantize.fold import Affine, ExportError, Floats, FoldedAttention, FoldedGemm, FoldedLayer, fold
+from quantize.fold_conv import fold_backbone
+from quantize.formats import BIAS_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS, limits
 from quantize.layers import Attention, Gemm, Layer, Network, Residual
 from quantize.rounding import Moments, counts_after, plain, round_rows
 from quantize.stream import Plan, Scale, Step, norm_fire, plan_stage
@@ -42,16 +45,15 @@ def _gemm(layer: FoldedGemm, scale_in: Floats, offset_in: Floats, moments: Momen
         bias = bias + layer.theta * ((wanted - weight / real[:, None]) @ moments.mean)
         # acc + bias + (T >> 1) >= k*T exactly when the real charge reaches the k-th spike, for exact weights.
         shift = np.floor(bias / layer.theta * real + real / 2) - (threshold >> 1)
-    if layer.kind == "embed":
-        in_bits, signed = PIXEL_BITS, False
+    in_bits, signed = levels.bit_length(), False
+    if layer.pixels:
+        in_bits = config.model.in_bits
     elif layer.theta_in is None:
         in_bits, signed = config.quantize.stream_bits, True
-        if layer.kind == "head":
-            in_bits = head_bits(in_bits, layer.side**2)
-    else:
-        in_bits, signed = levels.bit_length(), False
+    if layer.kind == "head":
+        in_bits = head_bits(in_bits, layer.side**2)
     return Gemm(layer.name, layer.kind, layer.tokens, layer.side, weight.astype(np.int64),
-                np.clip(shift, low, high).astype(np.int64), threshold, in_bits, signed)
+                np.clip(shift, low, high).astype(np.int64), threshold, in_bits, signed, gather=layer.gather)
 
 
 def _attention(layer: FoldedAttention, config: Config) -> Attention:
@@ -82,33 +84,43 @@ def _stage_plans(layers: tuple[FoldedLayer, ...], config: Config) -> tuple[list[
     plans: list[Plan] = []
     where: dict[str, tuple[int, int]] = {}
     steps: list[Step] = []
+    ending: Affine | None = None
     for layer in layers:
         if not isinstance(layer, FoldedGemm):
             continue
-        if layer.kind in ("merge", "head"):
-            assert layer.source is not None
-            plans.append(plan_stage(steps, layer.source, config.model.levels, config.quantize.stream_bits))
+        if steps and (layer.residual == "fresh" or layer.kind == "head"):
+            leaving, bits = layer.source, config.quantize.stream_bits
+            if layer.theta_in is not None:  # counts leave this stage, and its stream ends: nothing to requantise for
+                leaving, bits = ending, STREAM_BITS
+            assert leaving is not None
+            plans.append(plan_stage(steps, leaving, config.model.levels, bits))
             steps = []
-        if layer.kind in ("embed", "proj", "fc2", "merge"):
+        if layer.residual:
             assert layer.theta is not None
+            ending = layer.norm.affine if layer.norm is not None else None
             where[layer.name] = len(plans), len(steps)
             move = layer.norm.affine if layer.norm is not None and layer.norm.moves else None
             steps.append(Step(float(layer.theta[0]), move))
     return plans, where
 
 
-def export(mst: MST, config: Config) -> Network:
-    """The integer network of `mst` under `config.quantize`. ExportError names what has no integer form.
+def export(net: SpikingNetwork, config: Config) -> Network:
+    """The integer network of `net` under `config.quantize`. ExportError names what has no integer form.
 
     Deterministic: a function of the parameters and running statistics alone.
     """
-    if mst.config != config.model:
+    if net.config != config.model:
         raise ExportError(f"the checkpoint's model differs from [model] of {config.name}: "
                           "export with the configuration that it was trained with")
-    folded = fold(mst)
+    folded: tuple[FoldedLayer, ...]
+    if isinstance(net, Backbone):
+        folded = fold_backbone(net)
+    else:
+        assert isinstance(net, MST)
+        folded = fold(net)
     plans, where = _stage_plans(folded, config)
     out: list[Layer] = []
-    leaving = plans[0]
+    leaving = plans[0] if plans else None
     for layer in folded:
         if isinstance(layer, FoldedAttention):
             out.append(_attention(layer, config))
@@ -116,9 +128,10 @@ def export(mst: MST, config: Config) -> Network:
         inputs = layer.weight.shape[1]
         scale, offset = np.full(inputs, layer.theta_in or 1.0), np.zeros(inputs)
         if layer.theta_in is None:
+            assert leaving is not None
             scale, offset = _planes(leaving, inputs)
-            if layer.kind == "head":
-                scale = scale / layer.side**2
+        if layer.kind == "head":
+            scale = scale / layer.side**2
         gemm = _gemm(layer, scale, offset, _moments(layer, scale, offset, config.model.levels), config)
         if layer.name in where:
             stage, step = where[layer.name]
@@ -138,7 +151,7 @@ def _moments(layer: FoldedGemm, scale: Floats, offset: Floats, levels: int) -> M
     source = layer.source
     if source is None:
         return plain(np.zeros(len(scale)), np.ones(len(scale)))
-    if layer.kind == "embed":
+    if layer.pixels:
         return plain(source.mean, source.std, PIXEL_CORRELATION)
     if layer.theta_in is None:
         return plain((source.mean - offset) / scale, source.std / np.abs(scale))

@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.mst import MST
 from model.qcfs import QCFS
 from model.swin import Block, PatchMerge, Stage
+from quantize.layers import Gather
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +50,7 @@ class FoldedGemm:
     x = `theta_in` * count; for `embed` x is the raw pixel (theta_in 1), for `merge` and `head` the real stream
     (theta_in None), of which `head` takes the mean over tokens. `source`: what training statistics say of the input:
     its own mean and std (embed, merge, head), or the BatchNorm before the neuron that sends the counts; None: nothing.
+    `residual`: '', 'fresh' or 'add'; `pixels`: the input is the image.
     """
 
     name: str
@@ -61,6 +63,9 @@ class FoldedGemm:
     theta_in: float | None
     norm: FoldedNorm | None = None
     source: Affine | None = None
+    gather: Gather | None = None
+    residual: str = ""
+    pixels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,8 @@ class FoldedAttention:
 FoldedLayer = FoldedGemm | FoldedAttention
 
 
-def _array(name: str, value: torch.Tensor) -> Floats:
+def array(name: str, value: torch.Tensor) -> Floats:
+    """`value` as float64; ExportError where it is not finite."""
     out = value.detach().cpu().numpy().astype(np.float64)
     if not np.isfinite(out).all():
         raise ExportError(f"{name} holds {out[~np.isfinite(out)].flat[0]}: the training diverged; "
@@ -93,16 +99,16 @@ def _array(name: str, value: torch.Tensor) -> Floats:
 
 
 def batch_norm(name: str, module: nn.Module) -> Affine:
-    """The affine map of BatchNorm1d `module`; ExportError for any other norm or one without running statistics."""
-    if not isinstance(module, nn.BatchNorm1d):
+    """The affine map of BatchNorm `module`; ExportError for any other norm or one without running statistics."""
+    if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         raise ExportError(f"{name} is a {type(module).__name__}, which no threshold can absorb: "
-                          "train the model with BatchNorm1d there")
+                          'set norm and final_norm to "batch" under [model] and train again')
     if module.running_mean is None or module.running_var is None:
         raise ExportError(f"{name} keeps no running statistics: build it with track_running_stats=True")
-    mean, var = _array(f"{name}.running_mean", module.running_mean), _array(f"{name}.running_var", module.running_var)
+    mean, var = array(f"{name}.running_mean", module.running_mean), array(f"{name}.running_var", module.running_var)
     std = np.sqrt(var + module.eps)
-    scale = 1 / std if module.weight is None else _array(f"{name}.weight", module.weight) / std
-    shift = -mean * scale if module.bias is None else _array(f"{name}.bias", module.bias) - mean * scale
+    scale = 1 / std if module.weight is None else array(f"{name}.weight", module.weight) / std
+    shift = -mean * scale if module.bias is None else array(f"{name}.bias", module.bias) - mean * scale
     return Affine(scale, shift, mean, std)
 
 
@@ -110,20 +116,21 @@ def _linear(name: str, module: nn.Module, norm: nn.Module | None) -> tuple[Float
     """Weight [out, in] and bias [out] of a linear layer with the BatchNorm `norm` (or None) after it."""
     if not isinstance(module, nn.Linear):
         raise ExportError(f"{name} is a {type(module).__name__}: only a Linear layer becomes a spike GEMM")
-    weight = _array(f"{name}.weight", module.weight)
-    bias = np.zeros(len(weight)) if module.bias is None else _array(f"{name}.bias", module.bias)
+    weight = array(f"{name}.weight", module.weight)
+    bias = np.zeros(len(weight)) if module.bias is None else array(f"{name}.bias", module.bias)
     if norm is None:
         return weight, bias
     affine = batch_norm(f"{name}'s norm", norm)
     return weight * affine.scale[:, None], bias * affine.scale + affine.shift
 
 
-def _theta(name: str, act: nn.Module, levels: int) -> float:
+def theta_of(name: str, act: nn.Module, levels: int) -> float:
+    """Threshold of the activation `act`; ExportError where no neuron of `levels` levels has it."""
     if not isinstance(act, QCFS):
         raise ExportError(f"{name} is a {type(act).__name__}: only a QCFS activation is a spiking neuron")
     if act.levels != levels:
         raise ExportError(f"{name} has {act.levels} levels and the model {levels}: use one number of levels")
-    value = float(_array(f"{name}.threshold", act.threshold))
+    value = float(array(f"{name}.threshold", act.threshold))
     if not value > 0:
         raise ExportError(f"{name} has threshold {value}: thresholds must be positive; take an earlier checkpoint")
     return value
@@ -131,16 +138,16 @@ def _theta(name: str, act: nn.Module, levels: int) -> float:
 
 def _embed(mst: MST, config: ModelConfig, norm: FoldedNorm) -> FoldedGemm:
     weight, bias = _linear("embed.linear", mst.embed.linear, mst.embed.norm)
-    mean, std = _array("mean", mst.mean), _array("std", mst.std)
+    mean, std = array("mean", mst.mean), array("std", mst.std)
     # The patch's channel order is (dy, dx, c): the image channel runs fastest.
     repeat = config.patch**2
     pixels = Affine(np.ones(weight.shape[1]), np.zeros(weight.shape[1]), np.tile(255 * mean, repeat),
                     np.tile(255 * std, repeat))
     bias = bias - weight @ np.tile(mean / std, repeat)
     weight = weight * np.tile(1 / (255 * std), repeat)
-    theta = np.full(len(weight), _theta("embed.act", mst.embed.act, config.levels))
+    theta = np.full(len(weight), theta_of("embed.act", mst.embed.act, config.levels))
     return FoldedGemm("embed", "embed", config.side(0) ** 2, config.side(0), weight, bias, theta, 1.0, norm,
-                      pixels)
+                      pixels, residual="fresh", pixels=True)
 
 
 def _source(name: str, norm: nn.Module | None, part: slice = slice(None)) -> Affine | None:
@@ -156,7 +163,7 @@ def _block(name: str, block: Block, norm1: FoldedNorm, levels: int,
     attn, mlp = block.attn, block.mlp
 
     def theta(path: str) -> float:
-        return _theta(f"{name}.{path}", block.get_submodule(path), levels)
+        return theta_of(f"{name}.{path}", block.get_submodule(path), levels)
 
     side, channels = attn.side, attn.heads * attn.head_size
     tokens = side * side
@@ -167,13 +174,14 @@ def _block(name: str, block: Block, norm1: FoldedNorm, levels: int,
     scores, out = theta("attn.score_act"), theta("attn.out_act")
     attention = FoldedAttention(f"{name}.attn", side, attn.heads, attn.head_size, attn.window, attn.shift,
                                 thetas[0], thetas[1], thetas[2], scores, out,
-                                _array(f"{name}.attn.bias_table", attn.bias_table).T.copy())
+                                array(f"{name}.attn.bias_table", attn.bias_table).T.copy())
 
     def gemm(kind: str, linear: nn.Module, norm: nn.Module | None, act: str, scale: float,
              source: Affine | None, follow: FoldedNorm | None) -> FoldedGemm:
         matrix, offset = _linear(f"{name}.{kind}", linear, norm)
         return FoldedGemm(f"{name}.{kind}", kind, tokens, side, matrix, offset,
-                          np.full(len(matrix), theta(act)), scale, follow, source)
+                          np.full(len(matrix), theta(act)), scale, follow, source,
+                          residual="" if kind == "fc1" else "add")
 
     norm2 = FoldedNorm(batch_norm(f"{name}.norm2", block.norm2), theta("act2"), True, "fc1")
     # The softmax averages v, so the mean of its output is that of v.
@@ -188,9 +196,9 @@ def _block(name: str, block: Block, norm1: FoldedNorm, levels: int,
 def _merge(name: str, merge: PatchMerge, norm: FoldedNorm, levels: int) -> FoldedGemm:
     before = batch_norm(f"{name}.norm", merge.norm)
     weight, bias = _linear(f"{name}.linear", merge.linear, None)
-    theta = np.full(len(weight), _theta(f"{name}.act", merge.act, levels))
+    theta = np.full(len(weight), theta_of(f"{name}.act", merge.act, levels))
     return FoldedGemm(name, "merge", (merge.side // 2) ** 2, merge.side, weight * before.scale,
-                      bias + weight @ before.shift, theta, None, norm, before)
+                      bias + weight @ before.shift, theta, None, norm, before, residual="fresh")
 
 
 def fold(mst: MST) -> tuple[FoldedLayer, ...]:
@@ -209,7 +217,7 @@ def fold(mst: MST) -> tuple[FoldedLayer, ...]:
         module = mst.get_submodule(f"stages.{stage}.blocks.{block}")
         assert isinstance(module, Block)
         return FoldedNorm(batch_norm(f"{name}.norm1", module.norm1),
-                          _theta(f"{name}.act1", module.act1, levels), False, "")
+                          theta_of(f"{name}.act1", module.act1, levels), False, "")
 
     layers.append(_embed(mst, config, first_norm(0, 0)))
     for i, stage in enumerate(mst.stages):

@@ -3,7 +3,7 @@
 WEIGHT_BITS = 8
 """Signed weights."""
 PIXEL_BITS = 8
-"""Unsigned pixels: bit planes of the first layer."""
+"""Unsigned input values on the image stream, one byte each; [model] in_bits says how many of them a network uses."""
 THRESHOLD_BITS = 20
 """Unsigned thresholds, 1 .. 2^20 - 1 (of the neuron after a GEMM, of a norm fire and of the attention scores)."""
 BIAS_BITS = 28
@@ -16,6 +16,8 @@ LOGIT_BITS = 32
 """Signed logits."""
 SCORE_SHIFT = 8
 """Fractional bits of the attention scores' threshold."""
+CURRENT_FRACTION = 16
+"""Fractional bits of an attention output's current in `stepwise` mode: a quotient of one time step."""
 MASK_ROW = 4096
 """Draws that each mask row owns."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelConfig
+from model.config import AnyModel
 
 Ints = NDArray[np.int64]
 
@@ -27,7 +27,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class NormFire:
-    """BatchNorm and neuron on the stream. `negate`: 0/1 [C]; `bias`, `threshold`: int [C]; `site`: '' or 'fc1'."""
+    """BatchNorm and neuron on the stream. `negate`: 0/1 [C]; `bias`, `threshold`: int [C]; `site`: '', 'fc1' or 'conv'."""
 
     negate: Ints
     bias: Ints
@@ -44,12 +44,28 @@ class Requantise:
 
 
 @dataclass(frozen=True, slots=True)
+class Gather:
+    """Tokens that one output token of a convolution reads: kernel x kernel, `stride` apart from token to token.
+
+    Output token (y, x) reads input tokens (y*stride + ky - padding, x*stride + kx - padding); outside the map they are 0.
+    """
+
+    kernel: int
+    stride: int
+    padding: int
+
+    def out_side(self, side: int) -> int:
+        """Side of the output map for an input map of `side`."""
+        return (side + 2 * self.padding - self.kernel) // self.stride + 1
+
+
+@dataclass(frozen=True, slots=True)
 class Gemm:
     """A spike GEMM: weights [out, in], bias [out], threshold [out] (None for the head).
 
-    `kind`: embed, qkv, proj, fc1, fc2, merge or head. `tokens`: output tokens. `side`: side of the *input* token map
-    (for embed: of the map of patches). `in_bits`, `in_signed`: bit planes of one input value: 8 pixels, b counts,
-    M planes into a merge, M + ceil(log2 tokens) into the head, whose input is a sum.
+    `kind`: embed, qkv, proj, fc1, fc2, merge, conv (with its `gather`) or head. `tokens`: output tokens. `side`: side of the
+    *input* token map (for embed: of the map of patches). `in_bits`, `in_signed`: bit planes of one input value: `in_bits` of
+    the model, b counts, M planes into a merge; the head's input is a sum of tokens, with ceil(log2 tokens) bits more.
     """
 
     name: str
@@ -64,6 +80,7 @@ class Gemm:
     residual: Residual | None = None
     norm: NormFire | None = None
     requantise: Requantise | None = None
+    gather: Gather | None = None
 
     @property
     def outputs(self) -> int:
@@ -72,7 +89,7 @@ class Gemm:
 
     @property
     def inputs(self) -> int:
-        """Input channels (of all four phases, for a merge)."""
+        """Input channels (of all gathered tokens, for a merge or a convolution)."""
         return int(self.weight.shape[1])
 
 
@@ -109,7 +126,7 @@ Layer = Gemm | Attention
 class Network:
     """An integer network: the model's shape, its layers, and notes such as accuracies (JSON values)."""
 
-    model: ModelConfig
+    model: AnyModel
     layers: tuple[Layer, ...]
     rom_bits: int
     notes: dict[str, object]

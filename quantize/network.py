@@ -14,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import ConfigError, ModelConfig, read_table
+from model.config import FLOAT_ONLY, ConfigError, ModelConfig, described, read_model
 from quantize.check import check
 from quantize.formats import BIAS_BITS, GAIN_BITS, THRESHOLD_BITS, WEIGHT_BITS
-from quantize.layers import Attention, Gemm, Ints, Layer, Network, NetworkError, NormFire, Requantise, Residual
+from quantize.layers import Attention, Gather, Gemm, Ints, Layer, Network, NetworkError, NormFire, Requantise, Residual
 
 __all__ = ["EXTENSION", "MAGIC", "VERSION", "NetworkError", "check", "digest", "encode", "load", "save"]
 
 EXTENSION = ".mstn"
 MAGIC = b"MSTN\r\n\x1a\n"
 """Line ends and an end-of-file mark, so that a transfer in text mode breaks it visibly."""
-VERSION = 1
+VERSION = 2
+"""2: convolutional backbones (`kind` in the model, `gather` in the layers). Any other network is written as version 1."""
 _FIXED = struct.Struct("<8sII")
 _CHECKSUM = 32
 
@@ -60,8 +61,9 @@ def _describe(layer: Layer) -> dict[str, object]:
     if isinstance(layer, Attention):
         return {key: getattr(layer, key) for key in
                 ("name", "kind", "side", "heads", "head_size", "window", "shift", "score_threshold")}
+    gather = {} if layer.gather is None else {"gather": dataclasses.asdict(layer.gather)}
     return {
-        **{key: getattr(layer, key) for key in ("name", "kind", "tokens", "side", "in_bits", "in_signed")},
+        **gather, **{key: getattr(layer, key) for key in ("name", "kind", "tokens", "side", "in_bits", "in_signed")},
         "threshold": layer.threshold is not None,
         "residual": None if layer.residual is None else {"fresh": layer.residual.fresh},
         "norm": None if layer.norm is None else {"site": layer.norm.site},
@@ -79,15 +81,17 @@ def encode(network: Network, *, notes: bool = True) -> bytes:
             table.append({"layer": layer.name, "name": name, "dtype": dtype, "shape": list(values.shape),
                           "offset": len(payload)})
             payload += np.ascontiguousarray(values).astype(dtype).tobytes()
+    model = {key: value for key, value in described(network.model).items() if key not in FLOAT_ONLY}
     try:
         header = json.dumps({
-            "model": dataclasses.asdict(network.model), "rom_bits": network.rom_bits,
+            "model": model, "rom_bits": network.rom_bits,
             "layers": [_describe(layer) for layer in network.layers], "notes": network.notes if notes else {},
             "tensors": table, "payload": len(payload),
         }, sort_keys=True, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise NetworkError(f"the network's description is not JSON: {error}") from None
-    body = _FIXED.pack(MAGIC, VERSION, len(header)) + header + bytes(payload)
+    version = 1 if isinstance(network.model, ModelConfig) else VERSION
+    body = _FIXED.pack(MAGIC, version, len(header)) + header + bytes(payload)
     return body + hashlib.sha256(body).digest()
 
 
@@ -133,8 +137,8 @@ def _decode(data: bytes) -> Network:
     if len(data) < _FIXED.size:
         raise NetworkError(_truncated(len(data), _FIXED.size, "more than "))
     _, version, length = _FIXED.unpack_from(data)
-    if version != VERSION:
-        raise NetworkError(f"is of version {version}, this reader knows {VERSION}: "
+    if not 1 <= version <= VERSION:
+        raise NetworkError(f"is of version {version}, this reader knows 1 to {VERSION}: "
                            "update the code, or rerun `make quantize`")
     start = _FIXED.size + length
     if len(data) < start + _CHECKSUM:
@@ -191,8 +195,7 @@ def _network(header: dict[str, object], payload: bytes) -> Network:
         values = np.frombuffer(payload, entry["dtype"], count, entry["offset"]).reshape(shape).astype(np.int64)
         values.setflags(write=False)
         tensors[entry["layer"], entry["name"]] = values
-    model = read_table(ModelConfig, "model", header["model"])
-    return Network(model, tuple(_layer(raw, tensors) for raw in layers), rom_bits, notes)
+    return Network(read_model(header["model"]), tuple(_layer(raw, tensors) for raw in layers), rom_bits, notes)
 
 
 def _layer(raw: dict[str, object], tensors: dict[tuple[str, str], Ints]) -> Layer:
@@ -213,7 +216,7 @@ def _layer(raw: dict[str, object], tensors: dict[tuple[str, str], Ints]) -> Laye
     if raw["kind"] == "attn":
         return Attention(name, plain("side"), plain("heads"), plain("head_size"), plain("window"), plain("shift"),
                          plain("score_threshold"), tensor("rom_num"), tensor("rom_den"))
-    residual, norm, requantise = raw["residual"], raw["norm"], raw["requantise"]
+    residual, norm, requantise, gather = raw["residual"], raw["norm"], raw["requantise"], raw.get("gather")
     return Gemm(
         name, str(raw["kind"]), plain("tokens"), plain("side"), tensor("weight"), tensor("bias"),
         tensor("threshold") if raw["threshold"] else None, plain("in_bits"), bool(plain("in_signed", bool)),
@@ -221,4 +224,5 @@ def _layer(raw: dict[str, object], tensors: dict[tuple[str, str], Ints]) -> Laye
         NormFire(tensor("norm.negate"), tensor("norm.bias"), tensor("norm.threshold"), str(norm["site"]))
         if isinstance(norm, dict) else None,
         Requantise(int(requantise["shift"]), int(requantise["bits"])) if isinstance(requantise, dict) else None,
+        Gather(int(gather["kernel"]), int(gather["stride"]), int(gather["padding"])) if isinstance(gather, dict) else None,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelConfig, QuantizeConfig
+from model.config import AnyModel, ModelConfig, QuantizeConfig
 from quantize.check import LayerShape, accumulator_bound, check, shapes
 from quantize.formats import BIAS_BITS, LOGIT_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS, limits
 from quantize.layers import Attention, Gemm, Ints, Layer, Network, NormFire, Requantise, Residual
@@ -32,16 +32,18 @@ ROUNDS = 12
 _THRESHOLD_TOP = limits(THRESHOLD_BITS, False)[1]
 
 
-def random_images(model: ModelConfig, seed: int, count: int) -> NDArray[np.uint8]:
-    """Images uint8 [count, H, W, C]: smooth blocks under noise, so that neighbours are alike as in photographs."""
+def random_images(model: AnyModel, seed: int, count: int) -> NDArray[np.uint8]:
+    """Images uint8 [count, H, W, C]: smooth blocks under noise, so that neighbours are alike as in photographs.
+
+    Of their 8 bits the model's `in_bits` heaviest."""
     rng = np.random.Generator(np.random.PCG64(seed))
     side = model.image_size
     coarse = rng.integers(0, 256, (count, -(-side // 4), -(-side // 4), model.in_channels))
     smooth = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :side, :side]
-    return np.clip(smooth + rng.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8)
+    return np.clip(smooth + rng.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8) >> 8 - model.in_bits
 
 
-def random_network(model: ModelConfig, seed: int, quantize: QuantizeConfig | None = None,
+def random_network(model: AnyModel, seed: int, quantize: QuantizeConfig | None = None,
                    activity: Activity | None = None) -> Network:
     """An untrained, checked network: a function of the arguments alone, with mean firing rates of about 0.1 to 0.5.
 
@@ -49,7 +51,7 @@ def random_network(model: ModelConfig, seed: int, quantize: QuantizeConfig | Non
     formats' corners; scores and attention, with one threshold for both, meet the share that is not 0.
     """
     draft = _Draft(model, quantize or QuantizeConfig(), seed, activity)
-    layers = tuple(draft.layer(shape) for shape in shapes(model, draft.quantize.stream_bits))
+    layers = tuple(draft.layer(shape) for shape in draft.shapes)
     network = Network(model, layers, draft.quantize.rom_bits, {"random_weights": seed})
     check(network)
     return network
@@ -78,10 +80,11 @@ class _Budget:
 class _Draft:
     """A network under construction: the values that flow, [IMAGES * tokens, C], and the residual beside them."""
 
-    def __init__(self, model: ModelConfig, quantize: QuantizeConfig, seed: int, activity: Activity | None) -> None:
+    def __init__(self, model: AnyModel, quantize: QuantizeConfig, seed: int, activity: Activity | None) -> None:
         self.model, self.quantize, self.activity = model, quantize, activity
         self.rng = np.random.Generator(np.random.PCG64(seed))
         self.levels = model.levels
+        self.shapes = shapes(model, self.quantize.stream_bits)
         images = random_images(model, seed, IMAGES).astype(np.int64)
         side, patch = model.side(0), model.patch
         blocks = images.reshape(IMAGES, side, patch, side, patch, model.in_channels)
@@ -99,7 +102,7 @@ class _Draft:
         `kinds`: what fires, for equal parts of the channels, where an activity is to be met.
         """
         channels = charge.shape[1]
-        if self.activity is not None and kinds:
+        if self.activity is not None and kinds and all(kind in self.activity for kind in kinds):
             return self.met(charge, np.array([self.activity[kind] for kind in kinds]).repeat(channels // len(kinds), axis=0).T)
         low = _quantile(charge, self.rng.integers(30, 75, channels) / 100)
         high = _quantile(charge, 0.985)
@@ -158,6 +161,12 @@ class _Draft:
             grid = self.values.reshape(IMAGES, shape.side, shape.side, -1)
             four = [grid[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
             return np.concatenate(four, axis=3).reshape(IMAGES * shape.tokens, -1)
+        if shape.gather is not None:
+            edge, size = shape.gather.padding, shape.gather.kernel
+            grid = np.pad(self.values.reshape(IMAGES, shape.side, shape.side, -1), ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+            places = np.arange(shape.gather.out_side(shape.side)) * shape.gather.stride
+            taps = [grid[:, places[:, None] + row, places + column] for column in range(size) for row in range(size)]
+            return np.concatenate(taps, axis=3).reshape(IMAGES * shape.tokens, -1)
         if shape.kind == "head":
             return self.values.reshape(IMAGES, shape.side**2, -1).sum(axis=1)
         return self.values
@@ -178,7 +187,7 @@ class _Draft:
         residual = self.residual(shape) if shape.residual else None
         norm = self.norm(shape, residual) if residual and shape.after == "norm" else None
         requantise = self.requantise() if shape.after == "planes" else None
-        return Gemm(*fixed, bias, threshold, shape.in_bits, shape.in_signed, residual, norm, requantise)
+        return Gemm(*fixed, bias, threshold, shape.in_bits, shape.in_signed, residual, norm, requantise, shape.gather)
 
     def residual(self, shape: LayerShape) -> Residual:
         """Gains of both signs; in every fourth channel the stage's additions use the whole bound."""
@@ -187,7 +196,7 @@ class _Draft:
             top = limits(STREAM_BITS, True)[1] // self.levels
             whole = self.rng.integers(0, 4, channels) == 0
             self.budget = _Budget(np.where(whole, top, self.rng.integers(top // 8, top + 1, channels)),
-                                  1 + 2 * self.model.depths[shape.stage])
+                                  sum(other.stage == shape.stage and other.residual != "" for other in self.shapes))
         fair = self.budget.left // self.budget.additions
         size = fair if self.budget.additions > 1 else self.budget.left
         size = np.where(self.rng.integers(0, 3, channels) == 0, size // 2, size) if self.budget.additions > 1 else size
@@ -254,6 +263,7 @@ class _Draft:
     def attention(self, shape: LayerShape) -> Attention:
         """Attention whose scores and outputs spread; the simulation takes consecutive tokens for a window."""
         model, stage = self.model, shape.stage
+        assert isinstance(model, ModelConfig)
         heads, window = model.heads[stage], model.window_of(stage)
         n, d = window * window, shape.outputs // heads
         q, k, v = self.values.reshape(-1, n, 3, heads, d).transpose(2, 0, 3, 1, 4)

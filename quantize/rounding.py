@@ -17,7 +17,7 @@ SEARCH = np.linspace(0.6, 1.3, 36)
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Expected mean [in] and covariance [in, in] of the integer inputs of a layer."""
+    """Expected mean [in] and covariance of the integer inputs of a layer: [in, in], or the variance [in] of independent ones."""
 
     mean: Floats
     covariance: Floats
@@ -25,6 +25,8 @@ class Moments:
 
 def plain(mean: Floats, std: Floats, correlation: float = 0.0) -> Moments:
     """Inputs of `mean` and `std` [in], every two of them correlated by `correlation`."""
+    if not correlation:
+        return Moments(mean, std * std)
     shape = np.full((len(std), len(std)), correlation)
     np.fill_diagonal(shape, 1.0)
     return Moments(mean, shape * std * std[:, None])
@@ -52,7 +54,8 @@ def round_rows(matrix: Floats, top: int, threshold_max: int, moments: Moments) -
         tried = np.clip(np.floor(largest * factor), 1, threshold_max)
         rounded = _feedback(matrix * tried[:, None], top, moments.covariance)
         error = matrix - rounded / tried[:, None]
-        cost = ((error @ moments.covariance) * error).sum(1)
+        carried = error * moments.covariance if moments.covariance.ndim == 1 else error @ moments.covariance
+        cost = (carried * error).sum(1)
         better = cost < best
         best, threshold = np.where(better, cost, best), np.where(better, tried, threshold)
         found = np.where(better[:, None], rounded, found)
@@ -60,8 +63,8 @@ def round_rows(matrix: Floats, top: int, threshold_max: int, moments: Moments) -
 
 
 def _feedback(scaled: Floats, top: int, covariance: Floats) -> Floats:
-    """`scaled` [out, in] rounded to integers within +-top with error feedback under `covariance` [in, in]."""
-    if not (covariance - np.diag(np.diag(covariance))).any():
+    """`scaled` [out, in] rounded to integers within +-top with error feedback under `covariance` (see Moments)."""
+    if covariance.ndim == 1:
         return np.clip(np.rint(scaled), -top, top)
     size = len(covariance)
     damped = covariance + np.eye(size) * 1e-3 * float(np.diag(covariance).mean())

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from model.masking import SpikeMask, mask_rows
+from model.config import CONV_SITE
+from model.masking import SpikeMask, conv_rows, mask_rows
 from quantize.formats import SCORE_SHIFT
-from quantize.layers import Attention, Gemm, NetworkError
+from quantize.layers import Attention, Gather, Gemm, NetworkError
 from quantize.layers import Network as IntegerNetwork
 
 EXACT32 = 1 << 24
@@ -47,12 +49,12 @@ class _Masks:
     first: int
     count: int
 
-    def apply(self, x: Tensor, site: str, row: int, column: int = 0) -> Tensor:
-        """`x` [B, rows, columns] with the masked counts of `site` set to 0."""
+    def apply(self, x: Tensor, site: str, block: str, row: int, column: int = 0) -> Tensor:
+        """`x` [B, rows, columns] with the masked counts of `site` of `block` set to 0."""
         if self.mask is None:
             return x
         images = np.arange(self.first, self.first + self.count, dtype=np.int64)
-        keep = self.mask.keep(site, images, row, x.shape[1], x.shape[2], column)
+        keep = self.mask.keep(site, images, row, x.shape[1], x.shape[2], column, block)
         return x if keep is None else x * torch.from_numpy(keep)
 
 
@@ -62,15 +64,17 @@ class IntegerMST:
     def __init__(self, network: IntegerNetwork, mask: SpikeMask | None = None) -> None:
         self.network, self.mask = network, mask
         self.rows = mask_rows(network.model) if mask is not None else {}
+        self.conv_rows = conv_rows(network.model) if mask is not None else {}
         self.weights: dict[str, Tensor] = {}
         for layer in network.layers:
             if isinstance(layer, Gemm):
                 top = 1 << layer.in_bits - layer.in_signed
                 dtype = _exact_dtype(int(np.abs(layer.weight).sum(1).max()) * top)
-                self.weights[layer.name] = _tensor(layer.weight).to(dtype).T.contiguous()
+                weight = _tensor(layer.weight).to(dtype)
+                self.weights[layer.name] = weight.T.contiguous() if layer.gather is None else _kernel(weight, layer.gather)
 
     def run(self, images: NDArray[np.uint8], first_image: int = 0, forced: Forced | None = None) -> Outputs:
-        """Outputs of every layer for images [B, H, W, C]; NetworkError for another shape or dtype.
+        """Outputs of every layer for images [B, H, W, C]; NetworkError for another shape, dtype or range.
 
         With `forced`, each layer works on the given counts of those before it, so that its own error shows alone.
         """
@@ -80,6 +84,8 @@ class IntegerMST:
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise NetworkError(f"images are {images.dtype} {list(images.shape)}: "
                                f"this network takes uint8 [B, {m.image_size}, {m.image_size}, {m.in_channels}]")
+        if images.size and int(images.max()) >> m.in_bits:
+            raise NetworkError(f"images hold the value {images.max()}: this network takes counts of 0 to {(1 << m.in_bits) - 1}")
         batch = len(images)
         masks = _Masks(self.mask, first_image, batch)
         side = m.side(0)
@@ -111,7 +117,13 @@ class IntegerMST:
         elif layer.kind == "head":
             value = value.sum(1, keepdim=True, dtype=torch.int32)
         weight = self.weights[layer.name]
-        acc = (value.to(weight.dtype) @ weight).to(torch.int32) + _tensor(layer.bias)
+        if layer.gather is not None:
+            grid = value.to(weight.dtype).transpose(1, 2).reshape(batch, -1, layer.side, layer.side)
+            sums = functional.conv2d(grid, weight, stride=layer.gather.stride, padding=layer.gather.padding)
+            sums = sums.flatten(2).transpose(1, 2)
+        else:
+            sums = value.to(weight.dtype) @ weight
+        acc = sums.to(torch.int32) + _tensor(layer.bias)
         if layer.threshold is None:
             return acc, stream, {"logits": acc[:, 0]}
         threshold = _tensor(layer.threshold)
@@ -121,10 +133,13 @@ class IntegerMST:
         if layer.residual is None:
             if masks.mask is not None and layer.kind == "qkv":
                 rows, c = self.rows[block], layer.outputs // 3
-                q, k = masks.apply(count[..., :c], "q", rows.qkv), masks.apply(count[..., c:2 * c], "k", rows.qkv, c)
+                q = masks.apply(count[..., :c], "q", block, rows.qkv)
+                k = masks.apply(count[..., c:2 * c], "k", block, rows.qkv, c)
                 count = torch.cat((q, k, count[..., 2 * c:]), -1)
             elif masks.mask is not None and layer.kind == "fc1":
-                count = masks.apply(count, "fc2", self.rows[block].fc2)
+                count = masks.apply(count, "fc2", block, self.rows[block].fc2)
+            elif layer.name in self.conv_rows:
+                count = masks.apply(count, CONV_SITE, layer.name, self.conv_rows[layer.name])
             return count, stream, {"counts": count, "fired": fired}
         joined = count * _tensor(layer.residual.gain)
         stream = joined if layer.residual.fresh else stream + joined
@@ -135,8 +150,10 @@ class IntegerMST:
             fired = _fire(signed + _tensor(layer.norm.bias) + (threshold >> 1), threshold, levels)
             out["fired_next"] = fired
             value = forced.get((layer.name, "fired_next"), fired)
-            if masks.mask is not None and layer.norm.site:
-                value = masks.apply(value, layer.norm.site, self.rows[block].fc1)
+            if layer.name in self.conv_rows:
+                value = masks.apply(value, CONV_SITE, layer.name, self.conv_rows[layer.name])
+            elif masks.mask is not None and layer.norm.site:
+                value = masks.apply(value, layer.norm.site, block, self.rows[block].fc1)
             out["next"] = value
         else:
             assert layer.requantise is not None
@@ -158,8 +175,8 @@ class IntegerMST:
         scores = _fire((score << SCORE_SHIFT) + (layer.score_threshold >> 1), layer.score_threshold, levels)
         a = forced.get((layer.name, "fired_scores"), scores)
         if masks.mask is not None:
-            rows = self.rows[layer.name.rpartition(".")[0]]
-            a = masks.apply(a.reshape(batch, -1, area), "scores", rows.scores).view(a.shape)
+            block = layer.name.rpartition(".")[0]
+            a = masks.apply(a.reshape(batch, -1, area), "scores", block, self.rows[block].scores).view(a.shape)
         place = torch.arange(heads)[:, None, None] * (2 * layer.window - 1) ** 2 + index
         place = (place * (levels + 1))[None, None] + a
         num = _tensor(layer.rom_num.reshape(-1))[place] * sees[None, :, None]
@@ -172,6 +189,11 @@ class IntegerMST:
         out[:, tokens.reshape(-1)] = count.reshape(batch, layer.tokens, -1)
         count = forced.get((layer.name, "fired"), out)
         return count, {"counts": count, "fired": out, "scores": a, "fired_scores": scores}
+
+
+def _kernel(weight: Tensor, gather: Gather) -> Tensor:
+    """Weights [out, (kx, ky, c)] as those of a convolution, [out, c, ky, kx]."""
+    return weight.view(len(weight), gather.kernel, gather.kernel, -1).permute(0, 3, 2, 1).contiguous()
 
 
 def _windows(side: int, window: int, shift: int) -> tuple[Tensor, Tensor]:

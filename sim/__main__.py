@@ -15,6 +15,7 @@ from model import datasets
 from model.config import Config, ConfigError
 from model.masking import SpikeMask
 from quantize import network as network_file
+from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_images, random_network
 from sim import images as image_files
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--images", type=int, help=f"number of images (default: {DEFAULT_IMAGES}; verify-all: all)")
         command.add_argument("--images-file", type=Path, help=".npz with `images` uint8 [N, H, W, C] and `labels`")
         command.add_argument("--mask", type=float, help="spike mask ratio in place of the configuration's")
+    golden.add_argument("--steps", type=int, help="time steps of `stepwise` mode (default: `exact` mode)")
     run.add_argument("--sim", default="verilator", help="verilator or icarus")
     run.add_argument("--waves", action="store_true", help="write a waveform")
     for command in (run, every, single):
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def load_network(config: Config, path: Path, args: argparse.Namespace) -> Network:
     """The network that the arguments name: random, given, or beside the configuration; it must have the configuration's shape."""
+    has_integer_form(config.model)
     if args.random_weights is not None:
         activity = TRAINED if args.trained_activity else None
         return random_network(config.model, args.random_weights, config.quantize, activity)
@@ -83,14 +86,16 @@ def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.ui
         raise ConfigError(f"--images must be at least 1, not {count}")
     if args.random_weights is not None and args.images_file is None:
         return random_images(config.model, args.random_weights, count), None
-    return image_files.load(args.images_file or image_files.sample(config.train.dataset), count)
+    if args.images_file is not None:
+        return image_files.load(args.images_file, count)
+    return image_files.of(config, count)
 
 
 def load_test_set(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
     """The first `--images` images (all, by default) of the data set's official test part, fitted to the network."""
     if args.random_weights is not None or args.images_file is not None:
         return load_images(config, args)
-    pictures, labels = datasets.read(config.train.dataset, False, args.data)
+    pictures, labels = datasets.read_for(config, False, args.data)
     images = datasets.fitted(pictures, config.model.in_channels, config.model.image_size)
     count = len(images) if args.images is None else args.images
     if not 1 <= count <= len(images):
@@ -173,18 +178,23 @@ def _run(args: argparse.Namespace) -> int:
 
 def _golden(args: argparse.Namespace) -> int:
     from sim.golden.network import run
+    from sim.golden.stepwise import run_stepwise
 
     config = configuration.load(args.config)
     network = load_network(config, args.config, args)
     images, labels = load_images(config, args)
     from sim.run import masked_config
 
-    trace = run(network, images, mask=SpikeMask.of(masked_config(config, args.mask)), keep=False)
-    for index, chosen in enumerate(trace.classes):
+    mask = SpikeMask.of(masked_config(config, args.mask))
+    if args.steps is None:
+        classes = run(network, images, mask=mask, keep=False).classes
+    else:
+        classes = run_stepwise(network, images, args.steps, mask=mask).classes[-1]
+    for index, chosen in enumerate(classes):
         known = "" if labels is None else f"  label {labels[index]}"
         print(f"image {index}: class {chosen}{known}")
     if labels is not None:
-        print(f"{int((trace.classes == labels).sum())}/{len(labels)} correct")
+        print(f"{int((classes == labels).sum())}/{len(labels)} correct")
     return 0
 
 
@@ -219,8 +229,10 @@ def _matrix(args: argparse.Namespace) -> int:
     return int(bad > 0)
 
 
-def _ratio(config: Config, args: argparse.Namespace) -> float:
-    return config.masking.ratio if args.mask is None else args.mask
+def _ratio(config: Config, args: argparse.Namespace) -> str:
+    if args.mask is not None or not config.masking.ratios:
+        return str(config.masking.ratio if args.mask is None else args.mask)
+    return ", ".join(f"{name} {ratio}" for name, ratio in config.masking.ratios) + f", else {config.masking.ratio}"
 
 
 def main(argv: list[str] | None = None) -> int:

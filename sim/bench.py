@@ -93,7 +93,7 @@ def utilisation(s: Setting) -> Figures:
 
 def skipping(s: Setting) -> Figures:
     """The same network run in other ways on the same array."""
-    from sim.rivals import masked_layers, ways
+    from sim.rivals import masked_layers, proportion, ways
 
     program = compile_network(s.network, machine_config(s.config.machine), s.config.masking)
     program.machine = sized(program.machine, program)
@@ -105,16 +105,12 @@ def skipping(s: Setting) -> Figures:
     large_layers = masked_layers(compile_network(large, machine_config(swin.machine), swin.masking),
                                  random_images(swin.model, 1, 1)[0], swin.masking, MASK_RATIO)
 
-    def worst(found: list[Any]) -> float:
-        return max(abs(layer.excess - 1) for layer in found)
-
-    def whole(found: list[Any]) -> float:
-        return sum(layer.cycles_kept for layer in found) / sum(layer.events_kept for layer in found)
-
+    paced = [layer for layer in large_layers if layer.paced_by == "events"]
     return {"dense_bitserial_ratio": serial.cycles / ours.cycles, "dense_timestep_ratio": stepped.cycles / ours.cycles,
             "dense_timestep_ratio_multibit_once": kinder.cycles / ours.cycles, "rate_coded_ratio": rate.cycles / ours.cycles,
-            "masked_cycles_ratio": whole(layers), "masked_worst_layer": worst(layers),
-            "masked_cycles_ratio_swin_t": whole(large_layers), "masked_worst_layer_swin_t": worst(large_layers),
+            "masked_cycles_ratio": proportion(layers), "masked_cycles_ratio_swin_t": proportion(large_layers),
+            "masked_cycles_ratio_swin_t_event_paced": proportion(paced),
+            "masked_worst_layer_swin_t_event_paced": max(layer.excess for layer in paced),
             "rsm_cycles_ratio": masked.cycles / ours.cycles,
             "energy_ratio_rival": serial.energy_pj / ours.energy_pj if serial.energy_pj and ours.energy_pj else None,
             "images": len(s.images),
@@ -226,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration.load(args.config)
         network = network_file.load(args.config.with_suffix(network_file.EXTENSION))
-        images, _ = image_files.load(image_files.sample(config.train.dataset), IMAGES)
+        images, _ = image_files.of(config, IMAGES)
         setting = Setting(args.config, config, network, images, BUILD_ROOT / config.name)
         result = Path(RESULT)
         known = json.loads(result.read_text(encoding="utf-8")) if args.only and result.is_file() else {}

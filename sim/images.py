@@ -5,10 +5,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model import datasets
+from model.config import Config
+
 
 def sample(dataset: str) -> Path:
     """The committed sample of a data set: the first images of its official test set."""
     return Path("configs") / f"{dataset}-sample.npz"
+
+
+def of(config: Config, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The first `count` test images uint8 [N, H, W, C] of `config`'s data set and their labels int64 [N].
+
+    From its committed sample; event recordings are not shipped, so their frames are made from the data folder (MST_DATA).
+    ValueError in one line where they are not there.
+    """
+    if not datasets.known(config.train.dataset).events:
+        return load(sample(config.train.dataset), count)
+    pictures, labels = datasets.read(config.train.dataset, False, None, datasets.representation(config), count)
+    if count > len(labels):
+        raise ValueError(f"{config.train.dataset}: holds {len(labels)} test recordings, not {count}: ask for fewer")
+    return datasets.fitted(pictures, config.model.in_channels, config.model.image_size), labels
 
 
 def load(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import DESCRIPTOR_WORDS, PROGRAM_BITS, After, Kind
-from hwgen.gemm_cycles import vectors
+from hwgen.gemm_cycles import by_pass, inside, vectors
 from hwgen.layout import Buffer
 from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
 from hwgen.program import Program, Step
@@ -149,7 +149,7 @@ class _Walk:
 
     @classmethod
     def of(cls, counts: Ints, rows: int) -> "_Walk":
-        """From events per [token, plane, word]; a plane without any event still doubles the accumulators once."""
+        """From events per [token, pass, word]; a pass's last word goes through the array even without an event."""
         total, taken = int(counts.sum()), int((-(-counts // rows)).sum())
         empty = int((counts[:, :, -1] == 0).sum())
         return cls(total, total - taken, taken + empty)
@@ -205,7 +205,8 @@ class _Counter:
     def _walk(self, name: str, values: NDArray[np.integer]) -> _Walk:
         buffer: Buffer = self.program.buffers[self.sources[name]]
         self.memory[buffer.base:buffer.base + buffer.size] = buffer.pack(values[None])[0]
-        return _Walk.of(vectors(self.steps[name][0].fields, self.machine, self.memory), self.machine.rows_per_cycle)
+        fields, m = self.steps[name][0].fields, self.machine
+        return _Walk.of(by_pass(fields, m, vectors(fields, m, self.memory)), m.rows_per_cycle)
 
     def _gemm(self, layer: Gemm, index: int, values: NDArray[np.integer],
               memory: dict[str, float]) -> dict[str, object]:
@@ -216,16 +217,20 @@ class _Counter:
         spikes = plane_spikes(values, bits)
         before = self.trace.before.get(layer.name)
         masked = 0 if before is None else plane_spikes(before[index], bits) - spikes
+        masked_reads = masked
+        if layer.gather is not None and before is not None:  # a convolution reads a spike once for each tap that sees it
+            masked_reads = self._walk(layer.name, before[index]).events - walk.events
         for step in steps:
             self._gemm_memory(step, layer, memory)
-        memory["weights"] = spikes * tiles * row
+        memory["weights"] = walk.events * tiles * row
         macs = [Macs(layer.in_bits, m.weight_bits, m.acc_bits, layer.tokens * layer.inputs * layer.outputs)]
         if layer.kind == "head":
             macs.append(Macs(0, 0, layer.in_bits, values.size))  # a dense machine pools first
-        counted = layer.kind in ("qkv", "proj", "fc1", "fc2")
+        source = self.program.buffers[self.sources[layer.name]]
+        counted = layer.kind != "head" and source.name != "image" and not source.signed
         return {
-            "dense_macs": macs[0].count, "sops": spikes * layer.outputs, "dense_sops": dense.events * layer.outputs,
-            "events": spikes * tiles, "dense_events": dense.events * tiles, "masked_events": masked * tiles,
+            "dense_macs": macs[0].count, "sops": walk.events * layer.outputs, "dense_sops": dense.events * layer.outputs,
+            "events": walk.events * tiles, "dense_events": dense.events * tiles, "masked_events": masked_reads * tiles,
             "spikes": spikes, "masked_spikes": masked, "rate_spikes": int(values.sum()) if counted else None,
             "capacity": m.lanes * m.rows_per_cycle, "macs": tuple(macs),
             "dense_weight_bits": dense.events * tiles * row,
@@ -234,7 +239,7 @@ class _Counter:
 
     def _lane_additions(self, walk: _Walk, layer: Gemm) -> Tally:
         m = self.machine
-        return _tally((m.weight_bits + 1, walk.pairs * layer.outputs), (m.acc_bits, walk.updates * layer.outputs))
+        return _tally((m.weight_bits + m.planes, walk.pairs * layer.outputs), (m.acc_bits, walk.updates * layer.outputs))
 
     def _fire_additions(self, layer: Gemm) -> Tally:
         m, values = self.machine, layer.tokens * layer.outputs
@@ -254,8 +259,7 @@ class _Counter:
         """Adds what one descriptor accesses beside weights."""
         m, f = self.machine, step.fields
         tokens, groups = (f["tokens_x"] + 1) * (f["tokens_y"] + 1), f["groups"] + 1
-        gathered = (f["phases_x"] + 1) * (f["phases_y"] + 1) * (f["words"] + 1)
-        words = tokens * (f["planes_less_one"] + 1) * gathered
+        words = (f["passes_less_one"] + 1) * int(inside(f).sum())
         if f["after"] != After.LOGITS:
             words += tokens * (f["out_words"] + 1)
         reads = 0 if layer.residual is None or layer.residual.fresh else 1

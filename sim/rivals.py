@@ -6,7 +6,7 @@ Every way walks the same tiles with the same fire unit and attention unit; only 
   step taken (one plane a step for counts; pixels and the residual into merging and head are multi-bit in each step);
 * the same, kinder: layers whose input is multi-bit (embedding, merging, head) run once, not in each step;
 * dense bit-serial: every bit plane of every input: the equal-bit quantised ANN on this array, the honest rival;
-* rate-coded, zero-skip: counts as up to L unary spikes, zeros skipped;
+* rate-coded, zero-skip: counts as up to L unary spikes, zeros skipped; as many steps to a word as this machine has planes;
 * phase-coded, zero-skip: this machine;
 * the same with Random Spike Masking.
 """
@@ -55,7 +55,7 @@ def unary_counts(program: Program, step: Step, values: NDArray[np.integer], plan
     """Events [tokens, planes, words] of a GEMM step whose input counts are sent as unary spikes: plane t holds counts > t."""
     assert step.inputs is not None
     machine = program.machine
-    fields = step.fields | {"planes_less_one": 0, "first_group": 0, "first_bit": 0}
+    fields = step.fields | {"passes_less_one": 0, "first_group": 0, "first_bit": 0}
     memory = np.zeros((program_depth(program), machine.lanes), np.int64)
     out = []
     for plane in range(planes):
@@ -91,10 +91,7 @@ def unary_cycles(program: Program, values: Values, *, dense: bool) -> tuple[int,
                 place_part(program, step.inputs, given, memory)
                 counts = vectors(step.fields, program.machine, memory)
             known = step.inputs, counts
-        fields = step.fields
-        if _counts_in(program, step):
-            fields = fields | {"planes_less_one": levels - 1}
-        cost = gemm_cycles(fields, program.machine, known[1])
+        cost = gemm_cycles(step.fields, program.machine, known[1])
         total, events = total + dispatched(step, cost.cycles), events + cost.events
     return total, events
 
@@ -114,7 +111,7 @@ def stepped_cycles(program: Program, *, multibit_once: bool) -> tuple[int, int]:
         assert step.inputs is not None
         fields, counts_in = step.fields, _counts_in(program, step)
         if counts_in:
-            fields = fields | {"planes_less_one": 0, "first_group": 0, "first_bit": 0}
+            fields = fields | {"passes_less_one": 0, "first_group": 0, "first_bit": 0}
         place_part(program, step.inputs, full[step.inputs.name], memory)
         cost = gemm_cycles(fields, program.machine, vectors(fields, program.machine, memory))
         times = 1 if multibit_once and not counts_in else levels
@@ -126,7 +123,7 @@ def ways(program: Program, images: NDArray[np.uint8], masking: MaskingConfig, ra
     """All ways, as means over `images` uint8 [B, H, W, C]; masking at `masking.sites` with `ratio`, at these weights."""
     constants, capacities = energy.load(), memories(program.machine)
     plain = run_golden(program.network, images)
-    masked = run_golden(program.network, images, mask=SpikeMask.of(dataclasses.replace(masking, ratio=ratio)))
+    masked = run_golden(program.network, images, mask=SpikeMask.of(masking.at(ratio)))
     levels = program.network.model.levels
 
     def spent(ops: Sequence[LayerOps], column: str) -> float:
@@ -158,8 +155,12 @@ class Masked:
     layer: str
     events_kept: float
     cycles_kept: float
-    fire_bound: bool
-    """the fire unit, not the array, sets its pace after masking"""
+    cycles: int
+    """with the mask"""
+    over_bound: float
+    """these over the layer's bound: ceil(events / 2) for each token and plane"""
+    paced_by: str
+    """with the mask: "events"; "fire unit"; "memory" (external)"""
 
     @property
     def excess(self) -> float:
@@ -167,9 +168,13 @@ class Masked:
         return self.cycles_kept / self.events_kept
 
 
+PACED = 0.03
+"""A layer is paced by external memory, or by the fire unit, if it would take this share of its cycles less without it."""
+
+
 def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingConfig, ratio: float) -> list[Masked]:
     """Cycles of GEMM layers whose own input is masked, over those of the same input unmasked, for image uint8 [H, W, C]."""
-    trace = run_golden(program.network, image[None], mask=SpikeMask.of(dataclasses.replace(masking, ratio=ratio)))
+    trace = run_golden(program.network, image[None], mask=SpikeMask.of(masking.at(ratio)))
     after = {name: found[0] for name, found in stored(trace, program, image[None]).items()}
     names = program.layers
     source = {name: next(before for before in reversed(names[:index]) if before in program.buffers)
@@ -177,12 +182,25 @@ def masked_layers(program: Program, image: NDArray[np.uint8], masking: MaskingCo
     before = after | {source[name]: found[0] for name, found in trace.before.items()}
     low = {layer.layer: layer for layer in predict(program, after)}
     high = {layer.layer: layer for layer in predict(program, before)}
+    at_once = dataclasses.replace(program, steps=[
+        dataclasses.replace(step, fields=step.fields | {"spacing": 0}) if step.kind == Kind.GEMM else step
+        for step in program.steps])
+    unfired = {layer.layer: layer for layer in predict(at_once, after)}
+    gemm = {step.layer for step in program.steps if step.kind == Kind.GEMM}
     out = []
     for name in trace.before:
-        steps = [step for step in program.steps if step.layer == name and step.kind == Kind.GEMM]
-        if not steps:
+        if name not in gemm:
             continue
-        pace = sum((step.fields["spacing"] + 1) * (step.fields["tokens_x"] + 1) * (step.fields["tokens_y"] + 1) for step in steps)
-        out.append(Masked(name, low[name].events / high[name].events, low[name].cycles / high[name].cycles,
-                          pace > 0.8 * low[name].cycles))
+        found, working = low[name], low[name].cycles - low[name].stalls
+        pace = ("memory" if found.stalls > PACED * found.cycles else
+                "fire unit" if working - (unfired[name].cycles - unfired[name].stalls) > PACED * working else "events")
+        out.append(Masked(name, found.events / high[name].events, found.cycles / high[name].cycles, found.cycles,
+                          found.cycles / found.bound, pace))
     return out
+
+
+def proportion(layers: Sequence[Masked]) -> float:
+    """Cycles kept over events kept, all `layers` together (each weighs as much as its cycles did without the mask)."""
+    before = [layer.cycles / layer.cycles_kept for layer in layers]
+    events = sum(layer.events_kept * cycles for layer, cycles in zip(layers, before, strict=True))
+    return sum(layer.cycles for layer in layers) / events

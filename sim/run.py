@@ -1,6 +1,5 @@
 """Compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Outcome:
 
 def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
     """The configuration's masking with another ratio; ConfigError when it is not a multiple of 1/256 in [0, 1)."""
-    return config.masking if ratio is None else dataclasses.replace(config.masking, ratio=ratio)
+    return config.masking if ratio is None else config.masking.at(ratio)
 
 
 def simulate(

@@ -1,9 +1,11 @@
 """Configurations: every refusal names the file, the key, the value and the remedy."""
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from model.config import SITE_SETS, ConfigError, load
+from model.config import SITE_SETS, ConfigError, MaskingConfig, load, read_table
 
 MODEL = {"image_size": 8, "in_channels": 3, "classes": 5, "patch": 2, "embedding": 16, "depths": [1, 1], "heads": [1, 2],
          "window": 2, "mlp_ratio": 2.0, "levels": 7}
@@ -87,3 +89,43 @@ def test_missing_keys_tables_and_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "empty.toml")
     with pytest.raises(ConfigError, match="no such configuration file; see configs/"):
         load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(("rest", "sites", "ratios"), [
+    ("sites = {q = 0.5, fc1 = 0.75}", (), (("fc1", 0.75), ("q", 0.5))),
+    ("sites = 'paper'\nratio = 0.5\n[masking.ratios]\nfc2 = 0.25\n's0.b0.q' = 0.125", SITE_SETS["paper"],
+     (("fc2", 0.25), ("s0.b0.q", 0.125))),
+    ("sites = []\n[masking.ratios]\ns1.b0.q = 0.5\ns1.b0.k = 0", (), (("s1.b0.k", 0.0), ("s1.b0.q", 0.5))),
+    ("ratio = 0.5", SITE_SETS["published-code"], ()),
+])
+def test_mask_ratios_by_site_and_block(tmp_path: Path, rest: str, sites: tuple[str, ...],
+                                       ratios: tuple[tuple[str, float], ...]) -> None:
+    masking = load(written(tmp_path, rest=f"[masking]\n{rest}\n")).masking
+    assert (masking.sites, masking.ratios) == (sites, ratios)
+    assert masking.active
+    assert read_table(MaskingConfig, "masking", json.loads(json.dumps(dataclasses.asdict(masking)))) == masking
+
+
+@pytest.mark.parametrize(("rest", "message"), [
+    ("[masking]\nsites = {w = 0.5}\n", "unknown site 'w'"),
+    ("[masking]\nsites = {q = 0.3}\n", r"q must be a multiple of 1/256 in \[0, 1\), not 0.3"),
+    ("[masking]\nsites = {q = 0.5}\n[masking.ratios]\nq = 0.25\n", "q has a ratio under both sites and ratios: keep one"),
+    ("[masking.ratios]\ns0.b5.q = 0.5\n", "ratios: no block of 's0.b5.q'; blocks: s0.b0, s1.b0"),
+    ("[masking]\nratios = 3\n", "ratios must be a table of ratios by site, not 3"),
+    ("[masking.ratios]\nq = 'half'\n", r"\[masking\] q must be float, not 'half'"),
+    ("[train]\nepochs = 0\n", r"\[train\] epochs must be at least 1, not 0"),
+    ("[train]\nrate = 0.0\n", r"\[train\] rate must be positive, not 0.0"),
+    ("[train]\nmixup = -0.5\n", "mixup must be at least 0, not -0.5"),
+    ("[train]\nerasing = 1.5\n", "erasing must be 0 to 1, not 1.5"),
+    ("[train]\ndrop_path = 1.0\n", r"drop_path must be in \[0, 1\), not 1.0"),
+    ("[train]\nprecision = 'half'\n", "precision must be bfloat16 or float32 or float16, not 'half'"),
+    ("[train]\nrandaugment_magnitude = 11\n", "randaugment_magnitude must be 0 to 10, not 11.0"),
+    ("[train]\nrandaugment_ops = 20\n", "randaugment_ops must be 0 to 8, not 20"),
+    ("[train]\nbatch = 5\n", r"batch must be at least two images for each of its 2 shards and .* \(or set shards = 1\), not 5"),
+    ("[train]\nbatch = 2\n", "batch must be at least two images"),
+    ("[train]\ntemperature = 0\n", "temperature must be positive, not 0.0"),
+])
+def test_bad_masks_and_recipes_are_refused(tmp_path: Path, rest: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        load(written(tmp_path, rest=rest))
+    assert "\n" not in str(raised.value)

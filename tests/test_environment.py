@@ -16,8 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- only for make synth and make bench")
 LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
 EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
-TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "test", "train", "quantize", "rtl", "golden", "report",
-           "check", "clean", "distclean")
+TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "events", "test", "train", "quantize", "rtl", "golden",
+           "report", "check", "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -70,10 +70,10 @@ def test_lock_pins_all_that_is_installed_for_us() -> None:
 
 
 def test_extra_pins_allow_what_is_asked_for() -> None:
-    for extra in ("synth", "bench"):
+    for extra in ("synth", "bench", "events"):
         for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
             assert requirement.specifier.contains(EXTRA_PINS[canonical(requirement.name)]), requirement
-    assert "spikingjelly" in EXTRA_PINS
+    assert {"spikingjelly", "tonic"} <= set(EXTRA_PINS)
 
 
 def test_what_is_installed_is_what_is_locked() -> None:

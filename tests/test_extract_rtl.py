@@ -17,7 +17,8 @@ def test_wide(bench_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(("mutate", "testcase", "message"), [
-    ("double", "matrix/density=0.5/stall=2", "differs: got Emission"),
+    ("shift", "matrix/density=0.5/stall=2", "differs: got Emission"),
+    ("plane", "matrix/density=0.5/stall=0", "differs: got Emission"),
     ("zero", "matrix/density=0.1/stall=0", "differs: got Emission"),
 ])
 def test_bench_can_fail(bench_dir: Path, mutate: str, testcase: str, message: str) -> None:

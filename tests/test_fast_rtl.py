@@ -106,6 +106,21 @@ def test_logits_layers_and_cycles_are_the_goldens(small: Build, program: Path, t
     assert differ == (masking.ratio > 0), "masks differ by image"
 
 
+def test_ratios_by_site_and_block(small: Build, program: Path, builds: Path, tmp_path: Path) -> None:
+    """The same machine, other descriptors: every site of every block at a ratio of its own, from program and registers."""
+    masking = MaskingConfig(("q", "scores"), 0.5, ratios=(("fc1", 0.25), ("s0.b0.k", 0.875), ("s1.b0.fc2", 0.75),
+                                                         ("s1.b1.q", 0.0), ("s1.b1.scores", 0.25)))
+    own = emit(small.program.network, MACHINE, masking, builds / "ratios")
+    assert own.design_id == small.design_id, "ratios are the program's"
+    images = random_images(MODEL, 6, 2)
+    for ratio in (None, 0.125):
+        wanted = masking if ratio is None else masking.at(ratio)
+        answers = run(own, images, program=program, folder=tmp_path, seed=masking.seed,
+                      ratio=None if ratio is None else wanted.ratio256, traced=[0, 1])
+        assert judge(own, images, answers, tmp_path, 0, [0, 1], wanted) == []
+    assert judge(own, images, answers, tmp_path, 0, [0, 1], masking) != [], "other ratios give other spikes"
+
+
 def flipped(network: Network, name: str) -> Network:
     """`network` with the sign of one channel's weights turned."""
     layer = network.layer(name)

@@ -17,7 +17,7 @@ def test_binary(bench_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(("mutate", "testcase", "message"), [
-    ("double", "sums/idle=0/empty=0.5", "differs: got"),
+    ("shift", "sums/idle=0/empty=0.5", "differs: got"),
     ("late", "sums/idle=3/empty=0.0", "ready in cycle"),
 ])
 def test_bench_can_fail(bench_dir: Path, mutate: str, testcase: str, message: str) -> None:

@@ -138,18 +138,17 @@ def test_skipped_cycles_add_up_to_the_dense_walk(case: tuple[Trace, list[list[La
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_lane_additions_one_by_one(rows: int) -> None:
-    """A cycle takes up to `rows` events of one word; two are added to each other first; an empty plane doubles."""
+    """A cycle takes up to `rows` events of one word, of any plane; two are added to each other first; a token takes one cycle."""
     program = compiled(MachineConfig(lanes=8, fire_lanes=4, head_lanes=4, window_tokens=4, rows_per_cycle=rows))
     ops = count(program, MASKED, IMAGES)[0][program.layers.index("s0.b0.fc2")]
     pairs = updates = 0
     for token in MASKED.inputs["s0.b0.fc2"][0]:
-        for plane in range(3):
-            words = [sum(int(value) >> plane & 1 for value in token[at:at + 8]) for at in range(0, len(token), 8)]
-            for word, events in enumerate(words):
-                taken = -(-events // rows)
-                pairs += events - taken
-                updates += max(taken, 1) if word == len(words) - 1 else taken
-    assert ops.additions == {9: pairs * 8, 30: updates * 8}
+        words = [sum(ones(value, 3) for value in token[at:at + 8]) for at in range(0, len(token), 8)]
+        for word, events in enumerate(words):
+            taken = -(-events // rows)
+            pairs += events - taken
+            updates += max(taken, 1) if word == len(words) - 1 else taken
+    assert ops.additions == {11: pairs * 8, 30: updates * 8}
     assert (pairs > 0) == (rows == 2)
 
 
@@ -158,7 +157,7 @@ def test_memory_accesses_of_one_layer() -> None:
     ops = count(PROGRAM, PLAIN, IMAGES)[0][PROGRAM.layers.index("s0.b0.fc1")]
     neuron, branch = 4 * (29 + 20 + 2), 4 * (16 + 1 + 29 + 20)
     assert ops.memory_bits == {
-        "program": 2 * 9 * 64, "weights": ops.events * 64, "spikes": 2 * 16 * (3 + 1) * 24,
+        "program": 2 * 9 * 64, "weights": ops.events * 64, "spikes": 2 * 16 * (1 + 1) * 24,
         "residual": 0, "neurons": 2 * 16 * 3 * neuron, "branches": 0}
     proj = count(PROGRAM, PLAIN, IMAGES)[0][PROGRAM.layers.index("s0.b0.proj")].memory_bits
     assert (proj["residual"], proj["branches"]) == (2 * 16 * 2 * 64, 16 * 2 * branch), "read and written, one tile"
@@ -175,8 +174,8 @@ def test_memory_accesses_of_one_layer() -> None:
 def test_a_black_image_has_no_events() -> None:
     black = np.zeros_like(IMAGES[:1])
     embed = count(PROGRAM, run_golden(NETWORK, black), black)[0][1]
-    assert (embed.name, embed.events, embed.sops, embed.utilisation, embed.additions[9]) == ("embed", 0, 0, 0, 0)
-    assert embed.additions[30] == 16 * 8 * 8  # every plane doubles
+    assert (embed.name, embed.events, embed.sops, embed.utilisation, embed.additions[11]) == ("embed", 0, 0, 0, 0)
+    assert embed.additions[30] == 16 * 8 * 3  # every group of planes takes a cycle
 
 
 def test_given_predictions_are_used() -> None:

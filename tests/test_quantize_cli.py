@@ -33,6 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration, an untrained checkpoint and twenty images posing as CIFAR-10's test set."""
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MST_DATA", raising=False)
     (tmp_path / "tiny.toml").write_text(CONFIG)
     config = load(tmp_path / "tiny.toml")
     torch.manual_seed(1)

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from hwgen.sequencer import FETCH_CYCLES
 from sim.tb.duts import bench
 
 MUTATIONS = {
-    "cycles": ("programs/longest=4/stall=0", "expected (34,"),
+    "cycles": ("programs/longest=4/stall=0", f"expected ({FETCH_CYCLES - 1},"),
     "mask": ("programs/longest=4/stall=0", "start_"),
     "payload": ("programs/longest=4/stall=0", "start_"),
     "restart": ("programs/longest=4/stall=0", "dispatch of cycle"),

@@ -27,12 +27,22 @@ YOSYS = """import json, sys, pathlib
 if "--version" in sys.argv: print("Yosys 1"); sys.exit()
 pathlib.Path("calls").open("a").write("yosys ")
 if pathlib.Path("broken").exists(): sys.exit(print("ERROR: no such cell") or 1)
-pathlib.Path("netlist.json.part").write_text("{}")
+kinds = [kind for kind, number in CELLS.items() for _ in range(number)]
+cells = {str(bit): {"type": kind, "parameters": {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "100100"}, "port_directions":
+                    {"Z": "output", "Q": "output"}, "connections": {"Z": [bit], "Q": [bit]}} for bit, kind in enumerate(kinds)}
+netlist = {"modules": {"synth_top": {"cells": cells, "ports": {}, "netnames": {}}}}
+pathlib.Path("netlist.json.part").write_text(json.dumps(netlist))
 pathlib.Path("cells.json").write_text(json.dumps({"design": {"num_cells_by_type": CELLS}}))
 """
 ROUTER = """import json, sys, pathlib
 if "--version" in sys.argv: print("nextpnr 1"); sys.exit()
+if "--no-route" in sys.argv:
+    pathlib.Path("calls").open("a").write("place ")
+    pathlib.Path(sys.argv[sys.argv.index("--write") + 1]).write_text("{}")
+    print("Info: Max frequency for clock 'clk': 123.45 MHz (PASS at 100.00 MHz)")
+    sys.exit()
 pathlib.Path("calls").open("a").write("route ")
+assert pathlib.Path(sys.argv[sys.argv.index("--json") + 1]).exists()
 seed = int(sys.argv[sys.argv.index("--seed") + 1])
 path = [{"delay": 2.0, "from": {"cell": "machine.gemm.fire.v_TRELLIS_FF_Q"}, "to": {"cell": "x"}},
         {"delay": 1.5, "from": {"cell": "x"}, "to": {"cell": "machine.csr.error_TRELLIS_FF_Q_1"}}]
@@ -66,6 +76,7 @@ def test_report_names_best_seed_and_blocks(build: Any) -> None:
     assert report["used"] == {"luts": 128, "registers": 50, "block_rams": 4, "multipliers": 0}
     assert report["fmax_mhz"] == 105 and [seed["fmax_mhz"] for seed in report["seeds"]] == [101, 105]
     assert report["seeds"][0]["start"] == "gemm.fire.v" and report["seeds"][0]["end"] == "csr.error"
+    assert report["seeds"][0]["placed_mhz"] == 123.45
     assert report["seeds"][0]["path_ns"] == 3.5 and report["placed"] == {"TRELLIS_COMB": 128}
     text = (build.folder / "synth-ecp5-85f" / "report.txt").read_text()
     assert "128 of   83640" in text and "seed 5: 105.0 MHz" in text
@@ -74,12 +85,12 @@ def test_report_names_best_seed_and_blocks(build: Any) -> None:
 def test_steps_that_are_done_are_not_done_again(build: Any) -> None:
     device = DEVICES["ecp5-85f"]
     synthesise(build, device, (1,), route=True)
-    assert calls(build) == "yosys route "
+    assert calls(build) == "yosys place route "
     synthesise(build, device, (1, 2), route=True)
-    assert calls(build) == "yosys route route "
+    assert calls(build) == "yosys place route place route "
     build.verilog.write_text(VERILOG.replace("[7:0]", "[8:0]"))
     synthesise(build, device, (2,), route=True)
-    assert calls(build) == "yosys route route yosys route "
+    assert calls(build) == "yosys place route place route yosys place route "
 
 
 def test_without_route_only_yosys_runs(build: Any) -> None:

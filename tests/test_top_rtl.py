@@ -52,6 +52,18 @@ def test_every_network_runs_on_the_same_verilog(case: Case, machine: MachineConf
     assert re.fullmatch(r"PASS 1/1 images, \d+ layers, bit-exact; (\d+) cycles/image \(predicted \1\)", outcome.verdict.line())
 
 
+@pytest.mark.parametrize(("bits", "channels"), [(3, 6), (1, 2), (6, 4)])
+def test_counts_of_events_enter_as_they_are(bits: int, channels: int, machine: MachineConfig, builds: Path) -> None:
+    """In fewer bit planes than pixels have, in one spike word or two: a matter of the program alone, on the same Verilog."""
+    model = dataclasses.replace(CHOSEN[0].model, in_channels=channels, in_bits=bits)
+    case = dataclasses.replace(CHOSEN[0], name=f"events-{bits}", model=model)
+    outcome = run_case(case, machine, builds / "one-machine")
+    assert outcome.verdict.failures == []
+    assert outcome.build.program.buffers["image"].groups == -(-bits // machine.planes)
+    with pytest.raises(ValueError, match=f"images hold the value 200: this network takes 0 to {2**bits - 1}"):
+        run_case(case, machine, builds / "one-machine", pictures=np.full((1, 16, 16, channels), 200, np.uint8))
+
+
 def test_images_do_not_touch_each_other(machine: MachineConfig, builds: Path) -> None:
     case = dataclasses.replace(CHOSEN[0], ratio=0.0)
     first, second = random_images(case.model, 5, 2)

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration.load(args.config)
         network = network_file.load(args.config.with_suffix(network_file.EXTENSION))
-        images, _ = image_files.load(image_files.sample(config.train.dataset), COCOTB_IMAGES)
+        images, _ = image_files.of(config, COCOTB_IMAGES)
         found = speedup(config, network, images, folder=BUILD_ROOT / config.name, processes=args.processes)
     except (ValueError, FileNotFoundError, SimulatorMissing, SimulationFailed) as error:
         print(f"{error}".strip().splitlines()[0], file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.clock_gate import MACRO
 from hwgen.emit import Build
 from hwgen.files import digest, write_if_changed
 from sim.fast.latch import LATCHED, latched_verilog
@@ -17,7 +18,7 @@ from sim.runner import STAMP, SimulationFailed, build_program
 from sim.trace_file import TRACE_SUFFIX
 
 OPTIMISE = "-O2"
-ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert")
+ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert", f"-D{MACRO}")
 """Cycles per second of processor time, cifar10-tiny with 64 lanes: -O1 545 k, -O2 640 k, -O3 645 k, -O2 for this processor
 (`build_program` does) 705 k; without the latched inputs (`sim.fast.latch`) 295 k. Profile-guided compiling gained nothing, and
 --savable costs nothing."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantize.layers import Ints
+from quantize.layers import Gather, Ints
 from sim.golden.fire import EXACT32, Counts, Exact
 
 PHASES = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -54,6 +54,20 @@ def merged(planes: Exact, side: int) -> Exact:
     grid = planes.reshape(count, side, side, channels)
     picked = [grid[:, row::2, column::2] for row, column in PHASES]
     return np.concatenate(picked, axis=3).reshape(count, side * side // 4, 4 * channels)
+
+
+def gathered(counts: Exact, side: int, gather: Gather) -> Exact:
+    """The taps of every output token of a convolution, [B, T', K*K*C] in channel order (kx, ky, c), of counts [B, T, C]."""
+    images, _, channels = counts.shape
+    edge, out = gather.padding, gather.out_side(side)
+    grid = np.zeros((images, side + 2 * edge, side + 2 * edge, channels), counts.dtype)
+    grid[:, edge:edge + side, edge:edge + side] = counts.reshape(images, side, side, channels)
+    reach = gather.stride * (out - 1) + 1
+    found = np.empty((images, out, out, gather.kernel, gather.kernel, channels), counts.dtype)
+    for column in range(gather.kernel):
+        for row in range(gather.kernel):
+            found[:, :, :, column, row] = grid[:, row:row + reach:gather.stride, column:column + reach:gather.stride]
+    return found.reshape(images, out * out, -1)
 
 
 def pooled(planes: Exact) -> Exact:

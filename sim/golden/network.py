@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelConfig
-from model.masking import MaskRows, SpikeMask, mask_rows
+from model.config import CONV_SITE, AnyModel
+from model.masking import MaskRows, SpikeMask, conv_rows, mask_rows
 from quantize.layers import Attention, Gemm, Network
 from sim.golden.attention import Geometry, Softmax, geometry, heads_of, scores, weighted
 from sim.golden.fire import Counts, Exact, fire_biased, norm_fire, requantise, residual
-from sim.golden.gemm import Weights, merged, patches, pooled
+from sim.golden.gemm import Weights, gathered, merged, patches, pooled
 
 CHUNK_VALUES = 1 << 19
 """Values of the widest tensor that one chunk of images may hold: bounds the memory of a run."""
@@ -22,9 +22,11 @@ KEPT_BYTES = (1 << 25) - (1 << 16)
 class Trace:
     """What the hardware stores, layer by layer; every array is int32 and starts with the image index.
 
-    `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1), "stream" and "next" [B, T, C]
-    (embed, proj, merge, fc2), "stream" and "planes" (last fc2 of a stage), "logits" [B, classes] (head).
-    `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts.
+    `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1; conv), "stream" and "next" [B, T, C]
+    (embed, proj, merge, fc2; a convolution with a residual), "stream" and "planes" (last fc2 of a stage), "logits"
+    [B, classes] (head).
+    `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts; a
+    convolution: its input map, not gathered.
     `before[layer]`: the same before masking, only where its site is masked. `scores[attn]` [B, windows, heads, n, n]
     (query, key): after masking; `scores_before[attn]`: before it, only where scores are masked.
     Without `keep` all are empty but `logits` [B, classes].
@@ -43,8 +45,8 @@ class Trace:
         return np.argmax(self.logits, axis=1)
 
 
-def check_images(model: ModelConfig, images: object) -> None:
-    """ValueError, in one line, unless `images` is uint8 [B, H, W, C] of this model."""
+def check_images(model: AnyModel, images: object) -> None:
+    """ValueError, in one line, unless `images` is uint8 [B, H, W, C] of this model, within its `in_bits`."""
     side, channels = model.image_size, model.in_channels
     need = f"this network takes uint8 [B, {side}, {side}, {channels}]"
     if not isinstance(images, np.ndarray):
@@ -53,6 +55,9 @@ def check_images(model: ModelConfig, images: object) -> None:
         raise ValueError(f"images have dtype {images.dtype}: {need}")
     if images.ndim != 4 or images.shape[1:] != (side, side, channels):
         raise ValueError(f"images have shape {list(images.shape)}: {need}")
+    top = (1 << model.in_bits) - 1
+    if top < 255 and images.size and int(images.max()) > top:
+        raise ValueError(f"images hold the value {images.max()}: this network takes 0 to {top} (in_bits = {model.in_bits})")
 
 
 def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None = None, first_image: int = 0,
@@ -66,7 +71,7 @@ def run(network: Network, images: NDArray[np.uint8], *, mask: SpikeMask | None =
     if first_image < 0 or first_image + len(images) > 1 << 32:
         raise ValueError(f"image numbers {first_image}..{first_image + len(images) - 1} do not fit 32 bits: "
                          "lower first_image")
-    walk = _Walk(network, mask)
+    walk = Walk(network, mask)
     parts = []
     for start in range(0, max(len(images), 1), walk.chunk):
         part = images[start:start + walk.chunk]
@@ -95,7 +100,7 @@ def _joined(parts: list[Trace]) -> Trace:
         join(pick) for pick in ("inputs", "before", "scores", "scores_before")))
 
 
-class _Walk:
+class Walk:
     """One network with its index tables, ready matrices and mask rows, ready to run chunks of images.
 
     Values between layers are integers in float32 (`sim.golden.fire`): one BLAS call makes a layer's sums, and the neurons
@@ -110,6 +115,7 @@ class _Walk:
         self.levels = network.model.levels
         self.mask = mask if mask is not None and any(mask.ratios.values()) else None
         self.rows: dict[str, MaskRows] = mask_rows(network.model) if self.mask else {}
+        self.conv_rows = conv_rows(network.model) if self.mask else {}
         self.where: dict[str, Geometry] = {}
         self.rom: dict[str, Softmax] = {}
         self.weights: dict[str, Weights] = {}
@@ -122,11 +128,11 @@ class _Walk:
                 self.weights[layer.name] = Weights.of(layer.weight, largest)
         self.chunk = images_at_once(network)
 
-    def masked(self, site: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
-        """Counts [B, rows, columns] with the masked ones at 0; None where the site masks nothing."""
+    def masked(self, site: str, block: str, counts: Exact, row: int, numbers: NDArray[np.int64], first: int = 0) -> Exact | None:
+        """Counts [B, rows, columns] with the masked ones at 0; None where the site of `block` masks nothing."""
         if self.mask is None:
             return None
-        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first)
+        kept = self.mask.keep(site, numbers, row, counts.shape[1], counts.shape[2], first, block)
         return None if kept is None else counts * kept
 
     def run(self, images: NDArray[np.uint8], numbers: NDArray[np.int64], keep: bool) -> Trace:
@@ -162,6 +168,8 @@ class _Walk:
 
     def gemm(self, layer: Gemm, values: Exact, stream: Exact | None) -> dict[str, Exact]:
         """One spike GEMM with what follows it, before spike masking."""
+        if layer.gather is not None:
+            values = gathered(values, layer.side, layer.gather)
         acc = self.weights[layer.name].sums(values)
         if layer.threshold is None:
             return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
@@ -180,28 +188,35 @@ class _Walk:
         where = self.where[layer.name]
         q, k, v = heads_of(values, layer, where)
         a = scores(q, k, layer, self.levels)
-        hidden = None
-        if self.mask is not None:
-            row = self.rows[layer.name.rpartition(".")[0]].scores
-            lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
-            hidden = self.masked("scores", lines, row, numbers)
+        kept = self.masked_scores(layer, a, numbers)
         if trace is not None:
-            if hidden is not None:
+            if kept is not None:
                 trace.scores_before[layer.name] = a.astype(np.int32)
-            trace.scores[layer.name] = (a if hidden is None else hidden.reshape(a.shape)).astype(np.int32)
-        if hidden is not None:
-            a = hidden.reshape(a.shape)
+            trace.scores[layer.name] = (a if kept is None else kept).astype(np.int32)
+        if kept is not None:
+            a = kept
         return {"counts": weighted(a, v, layer, where, self.levels, self.rom[layer.name])}
+
+    def masked_scores(self, layer: Attention, a: Exact, numbers: NDArray[np.int64]) -> Exact | None:
+        """Scores [B, windows, heads, n, n] with the masked ones at 0; None where nothing is masked."""
+        if self.mask is None:
+            return None
+        block = layer.name.rpartition(".")[0]
+        lines = a.reshape(len(a), layer.windows * layer.heads * layer.window**2, layer.window**2)
+        kept = self.masked("scores", block, lines, self.rows[block].scores, numbers)
+        return None if kept is None else kept.reshape(a.shape)
 
     def hide(self, name: str, kind: str, final: str, counts: Exact, numbers: NDArray[np.int64]) -> Exact | None:
         """The spike mask on what a layer hands on; None where nothing is masked."""
         block = name.rpartition(".")[0]
+        if name in self.conv_rows:
+            return self.masked(CONV_SITE, name, counts, self.conv_rows[name], numbers)
         if self.mask is None or final in ("planes", "logits") or kind not in ("qkv", "proj", "fc1"):
             return None
         rows = self.rows[block]
         if kind == "qkv":
             width = counts.shape[-1] // 3
-            parts = [self.masked(site, counts[..., first:first + width], rows.qkv, numbers, first)
+            parts = [self.masked(site, block, counts[..., first:first + width], rows.qkv, numbers, first)
                      for site, first in (("q", 0), ("k", width))]
             if all(part is None for part in parts):
                 return None
@@ -209,5 +224,5 @@ class _Walk:
                     for index, part in enumerate(parts))
             return np.concatenate([q, k, counts[..., 2 * width:]], axis=-1)
         # The input counts of fc1 leave proj's norm fire, those of fc2 leave fc1.
-        return self.masked("fc1", counts, rows.fc1, numbers) if kind == "proj" else self.masked(
-            "fc2", counts, rows.fc2, numbers)
+        return self.masked("fc1", block, counts, rows.fc1, numbers) if kind == "proj" else self.masked(
+            "fc2", block, counts, rows.fc2, numbers)

@@ -1,7 +1,6 @@
 """Device under test of the attention bench: the unit, its scratchpad and ROM, and two layers to run back to back."""
 from functools import lru_cache
 
-from amaranth.back import verilog
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -10,6 +9,7 @@ from hwgen.attention import AttentionUnit
 from hwgen.attention_desc import ADDRESS_BITS, AttentionDescriptor
 from hwgen.config import MachineConfig
 from hwgen.memory import RowMemory, Scratchpad
+from hwgen.verilog import convert
 from model.masking import WIDTH
 
 SPIKE_WORDS, ROM_WORDS = 1 << 12, 1 << 13
@@ -32,7 +32,7 @@ MACHINES = {
 @lru_cache
 def attention_verilog(name: str) -> str:
     """Verilog of the DUT for the machine `name`, module `dut`."""
-    return str(verilog.convert(AttentionDut(MACHINES[name]), name="dut", emit_src=False))
+    return convert(AttentionDut(MACHINES[name]), "dut")
 
 
 class AttentionDut(wiring.Component):

@@ -13,6 +13,7 @@ from hwgen.config import MachineConfig
 from hwgen.descriptors import GEMM, After
 from hwgen.fire import PLANES_MAX
 from hwgen.gemm_cycles import LOGITS_DELAY, write_delay
+from hwgen.gemm_desc import NO_EDGE
 from hwgen.parameters import BRANCH, NEURON, pack_channel
 from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
 from quantize.formats import BIAS_BITS, LOGIT_BITS, STREAM_BITS, THRESHOLD_BITS, limits
@@ -38,11 +39,12 @@ def pack_lanes(values: Ints, bits: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What the extractor gives in one cycle: weight rows (lowest lane first) and flags."""
+    """What the extractor gives in one cycle: weight rows, the power of two of each, and flags."""
 
     rows: tuple[int, ...]
+    planes: tuple[int, ...]
     load: bool
-    double: bool
+    shift: bool
     negate: bool
     last: bool
 
@@ -88,8 +90,11 @@ def _random_walk(rng: random.Random, m: MachineConfig, density: float, small: bo
         "in_base": base, "token_step": px * token_words, "row_step": py * row_words - (tx - 1) * px * token_words,
         "tokens_x": tx - 1, "tokens_y": ty - 1, "phases_x": px - 1, "phases_y": py - 1, "off_x": token_words,
         "off_y": row_words, "words": words - 1, "group_step": group_step, "first_group": (groups - 1) * group_step,
-        "first_bit": (bits - 1) % b, "planes_less_one": bits - 1, "signed": int(signed), "weight_base": weight_base,
+        "first_bit": (bits - 1) % b, "passes_less_one": groups - 1 + int(signed and (bits - 1) % b > 0),
+        "signed": int(signed), "weight_base": weight_base, "stride": 0, "padding": 0, "side": NO_EDGE,
         "row_word_step": row_word_step, "row_phase_step": row_phase_step}
+    if rng.random() < 0.5:  # some gathered tokens lie outside of the map: whatever the memory holds there counts as 0
+        fields |= {"stride": rng.randint(1, 3), "padding": rng.randint(0, 2), "side": rng.randint(0, 5)}
     low, high = limits(bits, signed)
     raw = np.array([[rng.randint(low, high) if rng.random() < density else 0 for _ in range(px * py * channels)]
                     for _ in range(tx * ty)], np.int64)
@@ -104,24 +109,38 @@ def _random_walk(rng: random.Random, m: MachineConfig, density: float, small: bo
                 for word in range(words):
                     at = base + y * row_words + x * token_words + group * group_step + word
                     memory[at] = pack_lanes(part[word * lanes:(word + 1) * lanes], b)
+    for token, phase in np.ndindex(tx * ty, px * py):
+        at_x = token % tx * fields["stride"] - fields["padding"] + phase // py
+        at_y = token // tx * fields["stride"] - fields["padding"] + phase % py
+        if not (0 <= at_x <= fields["side"] and 0 <= at_y <= fields["side"]):
+            raw[token, phase * channels:(phase + 1) * channels] = 0
     return Walk(fields, memory, raw, np.array(rows), bits)
 
 
+def passes(m: MachineConfig, walk: Walk) -> list[list[int]]:
+    """Planes that each pass takes together, by weight: groups of `m.planes`; the sign plane goes alone."""
+    groups = [list(range(low, min(low + m.planes, walk.bits))) for low in range(0, walk.bits, m.planes)][::-1]
+    if walk.fields["signed"] and len(groups[0]) > 1:
+        return [[groups[0].pop()], *groups]
+    return groups
+
+
 def emissions(m: MachineConfig, walk: Walk, zero_words: bool = False) -> list[Emission]:
-    """Every emission of the walk, in order; `zero_words` (wrong on purpose) lets empty vectors take a cycle."""
+    """Every emission of the walk, in order; `zero_words` (wrong on purpose) lets empty words take a cycle."""
     found = []
     f, channels = walk.fields, walk.values.shape[1]
     phases = (f["phases_x"] + 1) * (f["phases_y"] + 1)
     per = channels // phases
     for token in walk.values:
-        for plane in reversed(range(walk.bits)):
-            fresh, first_plane = True, plane == walk.bits - 1
-            negate = bool(f["signed"]) and first_plane
+        group = None
+        for number, planes in enumerate(passes(m, walk)):
+            fresh, shifts = True, group not in (None, planes[0] // m.planes)
+            group = planes[0] // m.planes
             for phase in range(phases):
                 for word in range(f["words"] + 1):
                     start = phase * per + word * m.lanes
                     span = slice(start, min(start + m.lanes, (phase + 1) * per))
-                    left = walk.rows[span][token[span] >> plane & 1 == 1].tolist()
+                    left = [(row, plane % m.planes) for plane in planes for row in walk.rows[span][token[span] >> plane & 1 == 1]]
                     end = phase == phases - 1 and word == f["words"]
                     if not left and not end and not zero_words:
                         continue
@@ -130,9 +149,9 @@ def emissions(m: MachineConfig, walk: Walk, zero_words: bool = False) -> list[Em
                         picked = [left.pop(0)] if left else []
                         if left and m.rows_per_cycle == 2:
                             picked.append(left.pop())
-                        found.append(Emission(tuple(picked), fresh and first and first_plane,
-                                              fresh and first and not first_plane, negate,
-                                              end and plane == 0 and not left))
+                        found.append(Emission(tuple(int(row) for row, _ in picked), tuple(plane for _, plane in picked),
+                                              fresh and first and number == 0, fresh and first and shifts,
+                                              bool(f["signed"]) and number == 0, end and planes[0] == 0 and not left))
                         first = False
                     fresh = False
     return found

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from amaranth.back import verilog
-
 from hwgen.config import MachineConfig
 from hwgen.descriptors import TRANSFER, Memory, pack
 from hwgen.dma import SHARED, Dma, Shapes
 from hwgen.external import beats, bursts, pack_words
+from hwgen.verilog import convert
 
 DEPTH = 1 << 12
 """Words of every on-chip memory: the lower half is what writes come from, the upper half what reads go to."""
@@ -40,7 +39,7 @@ def shapes(name: str) -> Shapes:
 @lru_cache
 def dma_verilog(name: str) -> str:
     """Verilog of the DMA of machine `name`, module `dut`: the bench plays all memories around it."""
-    return str(verilog.convert(Dma(MACHINES[name][0], shapes(name)), name="dut", emit_src=False))
+    return convert(Dma(MACHINES[name][0], shapes(name)), "dut")
 
 
 class Transfer(NamedTuple):

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import verilog
 from amaranth.hdl import Cat, Module, ResetInserter, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -24,6 +23,7 @@ from hwgen.lfsr import Jump, draw_bytes, next_row
 from hwgen.memory import RowMemory, Scratchpad, address_bits, read_signature, write_signature
 from hwgen.parameters import branch_words, neuron_words
 from hwgen.sequencer import Sequencer
+from hwgen.verilog import convert
 from hwgen.weights import WeightMemory
 from model.masking import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
@@ -60,7 +60,7 @@ def mutated(name: str) -> bool:
 @lru_cache(maxsize=32)
 def verilog_of(block: str, name: str) -> str:
     """Verilog of the DUT of `block` (a key of `DUTS`), module `dut`, for the parameter set `name`."""
-    return str(verilog.convert(DUTS[block](MACHINES[name]), name="dut", emit_src=False))
+    return convert(DUTS[block](MACHINES[name]), "dut")
 
 
 def bench(folder: Path, block: str, name: str, simulator: str = "verilator", mutate: str = "", **more: Any) -> Results:

@@ -5,7 +5,6 @@ The machine's place is taken by ports: the bench starts images, raises errors an
 from dataclasses import replace
 from typing import Any
 
-from amaranth.back import verilog
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,6 +16,7 @@ from hwgen.loader import Loader, Targets
 from hwgen.memory import RowMemory, Scratchpad
 from hwgen.registers import TARGET_BITS, LoadTarget
 from hwgen.result import ResultStream, group_layout
+from hwgen.verilog import convert
 
 BUILD_ID = 0xC0FFEE42
 SIZED = MachineConfig(weight_rows=40, spike_words=200, stream_words=8, param_words=24, rom_words=50, descriptors=4)
@@ -102,4 +102,4 @@ class HostDut(wiring.Component):
 
 def verilog_of(name: str) -> str:
     """The Verilog of configuration `name`, module `dut`."""
-    return str(verilog.convert(HostDut(CONFIGS[name]), name="dut", emit_src=False))
+    return convert(HostDut(CONFIGS[name]), "dut")

@@ -1,6 +1,7 @@
 """Bench of hwgen/extract.py: every emission of random walks, in order, whatever `hold` does; and cycles without `hold`.
 
-MUTATE=double (doubling dropped), MUTATE=zero (empty vectors take a cycle) must fail.
+MUTATE=shift (the shift between groups dropped), MUTATE=plane (all events in plane 0), MUTATE=zero (empty words take a cycle) must
+fail.
 """
 import dataclasses
 import random
@@ -28,14 +29,19 @@ def emitted(m: MachineConfig, word: int) -> Emission | None:
     if not out.valid:
         return None
     flags = out.flags
-    return Emission(tuple(int(out.row[port]) for port in range(m.rows_per_cycle) if out.event[port]),
-                    bool(flags.load), bool(flags.double), bool(flags.negate), bool(flags.last))
+    hot = [int(out.plane[port]) for port in range(m.rows_per_cycle)]
+    assert all(plane & plane - 1 == 0 for plane in hot), f"planes {hot} are not one hot"
+    return Emission(tuple(int(out.row[port]) for port, plane in enumerate(hot) if plane),
+                    tuple(plane.bit_length() - 1 for plane in hot if plane),
+                    bool(flags.load), bool(flags.shift), bool(flags.negate), bool(flags.last))
 
 
 def expected(m: MachineConfig, walk: Walk) -> list[Emission]:
     """The walk's emissions, spoilt where the run is to fail."""
     found = emissions(m, walk, zero_words=mutated("zero"))
-    return [dataclasses.replace(e, double=False) for e in found] if mutated("double") else found
+    if mutated("shift"):
+        return [dataclasses.replace(e, shift=False) for e in found]
+    return [dataclasses.replace(e, planes=(0,) * len(e.planes)) for e in found] if mutated("plane") else found
 
 
 async def begin(dut: Any, walk: Walk) -> None:
@@ -84,7 +90,7 @@ async def matrix(dut: Any, density: float, stall: int) -> None:
 
 @cocotb.test()
 async def zeros_are_free(dut: Any) -> None:
-    """While the queue holds work every cycle has an event: a vector of all ones hides the zero words behind it."""
+    """While the queue holds work every cycle has an event: a word of all ones hides the zero words behind it."""
     m, rng = machine(), random.Random("free")
     start_clock(dut)
     dut.hold.value, dut.start.value, dut.load__en.value = 0, 0, 0
@@ -95,7 +101,7 @@ async def zeros_are_free(dut: Any) -> None:
         words = walk.fields["words"] + 1
         per = walk.values.shape[1]
         busy = -(-min(m.lanes, per) // m.rows_per_cycle)
-        if words < 3 or busy < words or walk.fields["phases_x"] or walk.fields["phases_y"]:
+        if words < 3 or busy < words or walk.fields["phases_x"] or walk.fields["phases_y"] or walk.fields["stride"]:
             continue
         walk.values[0] = 0
         walk.values[:, :m.lanes] = -1 if walk.fields["signed"] else (1 << walk.bits) - 1

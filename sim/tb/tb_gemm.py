@@ -1,7 +1,7 @@
 """Bench of hwgen/gemm.py: whole tiles from spike words to results, one after the other; and their cycles.
 
 All memories are there; Python loads and reads them and is not in the cycle loop. MUTATE=greater (fires when
-v > threshold), MUTATE=double (doubling dropped) and MUTATE=cycles (one more predicted) must fail.
+v > threshold), MUTATE=shift (all planes weigh the same) and MUTATE=cycles (one more predicted) must fail.
 """
 import random
 from typing import Any
@@ -42,7 +42,7 @@ async def _look(dut: Any, select: int, address: int) -> int:
 def _sums(walk: Walk, weights: Ints) -> Ints:
     """Sums [T, lanes] of the walk's values and the weight rows that they select."""
     values = walk.values
-    if mutated("double"):
+    if mutated("shift"):
         values = (values[..., None] >> np.arange(walk.bits) & 1).sum(axis=-1)
     return accumulate(weights[walk.rows].T, values.astype(np.int32))
 

@@ -1,6 +1,6 @@
-"""Bench of hwgen/lanes.py: values come in as bit planes, one or two events a cycle, with idle cycles; sums are exact.
+"""Bench of hwgen/lanes.py: values come in by groups of bit planes, one or two events a cycle, with idle cycles; sums are exact.
 
-MUTATE=double (doubling dropped), MUTATE=late (`ready` a cycle later) must fail.
+MUTATE=shift (all events of a group weigh the same), MUTATE=late (`ready` a cycle later) must fail.
 """
 import random
 from typing import Any
@@ -45,26 +45,34 @@ async def sums(dut: Any, idle: int, empty: float) -> None:
         bits, signed, count = rng.randint(1, 6), rng.random() < 0.5, rng.randint(1, 20)
         rows = rng.sample(range(WEIGHT_ROWS), count)
         values = np.array([rng.randint(*limits(bits, signed)) for _ in rows])
-        reference = (values[:, None] >> np.arange(bits) & 1).sum(axis=1) if mutated("double") else values
+        reference = (values[:, None] >> np.arange(bits) & 1).sum(axis=1) if mutated("shift") else values
         expected.append(tuple(accumulate(weights[rows].T, reference[None].astype(np.int32)).ravel().tolist()))
-        for plane in reversed(range(bits)):
-            left = [row for row, value in zip(rows, values, strict=True) if value >> plane & 1]
+        groups = [list(range(low, min(low + m.planes, bits))) for low in range(0, bits, m.planes)][::-1]
+        # (planes, shifts, negates): the sign plane alone, then group by group
+        passes = [(group, number > 0, False) for number, group in enumerate(groups)]
+        if signed:
+            passes[:1] = [([bits - 1], False, True), *([(groups[0][:-1], False, False)] if len(groups[0]) > 1 else [])]
+        for number, (planes, shifts, negates) in enumerate(passes):
+            left = [(row, plane % m.planes) for row, value in zip(rows, values, strict=True) for plane in planes
+                    if value >> plane & 1]
+            rng.shuffle(left)
             first = True
             while first or left:
                 take = min(len(left), 0 if rng.random() < empty / 2 else rng.randint(1, m.rows_per_cycle))
                 ports = rng.sample(range(m.rows_per_cycle), take)
-                event, row = [0] * m.rows_per_cycle, [rng.randrange(WEIGHT_ROWS) for _ in range(m.rows_per_cycle)]
+                hot, row = [0] * m.rows_per_cycle, [rng.randrange(WEIGHT_ROWS) for _ in range(m.rows_per_cycle)]
                 for port in ports:
-                    event[port], row[port] = 1, left.pop()
-                items.append({"valid": 1, "event": event, "row": row, "flags": {
-                    "load": int(first and plane == bits - 1), "double": int(first and plane < bits - 1),
-                    "negate": int(signed and plane == bits - 1), "last": int(plane == 0 and not left)}})
+                    row[port], plane = left.pop()
+                    hot[port] = 1 << plane
+                items.append({"valid": 1, "plane": hot, "row": row, "flags": {
+                    "load": int(first and number == 0), "shift": int(first and shifts), "negate": int(negates),
+                    "last": int(number == len(passes) - 1 and not left)}})
                 first = False
 
     board = Scoreboard(expected, label=lambda index: f"token {index}")
     due: list[int] = []
-    junk: dict[str, Any] = {"valid": 0, "event": [1] * m.rows_per_cycle, "row": [3] * m.rows_per_cycle,
-                            "flags": {"load": 1, "double": 1, "negate": 1, "last": 1}}
+    junk: dict[str, Any] = {"valid": 0, "plane": [1] * m.rows_per_cycle, "row": [3] * m.rows_per_cycle,
+                            "flags": {"load": 1, "shift": 1, "negate": 1, "last": 1}}
     cycle = wait = position = 0
     while position < len(items) or cycle <= (due[-1] if due else 0) + 2:
         item = junk  # without valid nothing of it may count

@@ -139,8 +139,8 @@ async def packets(dut: Any, idle: int, stall: int) -> None:
     while await window.field("WINDOW_STATUS", "free") < BEATS:
         pass
     await ClockCycles(dut.clk, 4)
-    for packet in sink.packets:
-        board.check(packet)
+    for found in sink.packets:
+        board.check(found)
     board.finish()
 
 
@@ -177,13 +177,12 @@ async def results(dut: Any, idle: int, stall: int) -> None:
     sent = [[generator.getrandbits(32) for _ in range(size)] for size in (1, LOGITS, 3, LOGITS + 3, 10)]
     for logits in sent:
         source.put(b"".join(word.to_bytes(4, "little") for word in logits))
-    for number, logits in enumerate(sent):
+    for logits in sent:
         while not (state := await window.read("RESULT")) & MAP["RESULT"].field("valid").mask:
             pass
         assert MAP["RESULT"].field("count").get(state) == len(logits)
         assert not MAP["RESULT"].field("receiving").get(state) and int(dut.s_axis_tready.value) == 0
-        board = Scoreboard(logits[:LOGITS] if not flag("WINDOW_LOGIT") else [word ^ 1 for word in logits[:LOGITS]],
-                           label=lambda index, number=number: f"logit {index} of {number}")
+        board = Scoreboard([word ^ flag("WINDOW_LOGIT") for word in logits[:LOGITS]], label="logit {}".format)
         for index in range(min(len(logits), LOGITS)):
             board.check(await window.read("LOGITS", index))
         board.finish()

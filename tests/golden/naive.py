@@ -68,7 +68,10 @@ def spikes_by_phase(v: int, threshold: int, levels: int) -> int:
 
 
 def run(network: Any, image: Any, number: int, seed: int, ratios: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """All boundaries of one image: layer -> {inputs, before, what the layer stores, scores, scores_before}."""
+    """All boundaries of one image, masked by the `ratios` of sites or of blocks' sites ("s0.b1.q"), in 1/256.
+
+    Layer -> {inputs, before, what the layer stores, scores, scores_before}.
+    """
     model = network.model
     levels, patch = model.levels, model.patch
     lfsr = Lfsr(seed, number)
@@ -82,16 +85,20 @@ def run(network: Any, image: Any, number: int, seed: int, ratios: dict[str, int]
     before: Grid | None = None
     row = 0
     trace: dict[str, dict[str, Any]] = {}
+    block = ""
+
+    def ratio(site: str) -> int:
+        return ratios.get(f"{block}.{site}", ratios.get(site, 0))
 
     def masked(grid: Grid, first_row: int, sites: list[tuple[str, int, int]]) -> tuple[Grid, Grid | None]:
-        if not any(ratios.get(site, 0) for site, _, _ in sites):
+        if not any(ratio(site) for site, _, _ in sites):
             return grid, None
         result = [list(line) for line in grid]
         for r, line in enumerate(result):
             drawn = lfsr.row(first_row + r, max(stop for _, _, stop in sites))
             for site, start, stop in sites:
                 for column in range(start, stop):
-                    if drawn[column] < ratios.get(site, 0):
+                    if drawn[column] < ratio(site):
                         line[column] = 0
         return result, grid
 
@@ -109,8 +116,9 @@ def run(network: Any, image: Any, number: int, seed: int, ratios: dict[str, int]
         before = None
         trace[layer.name] = found
         tokens = len(values)
+        block = layer.name.rpartition(".")[0]
         if layer.kind == "attn":
-            attend(layer, values, levels, row + tokens, lfsr, ratios.get("scores", 0), found)
+            attend(layer, values, levels, row + tokens, lfsr, ratio("scores"), found)
             values = found["counts"]
             continue
         counts: Grid = []

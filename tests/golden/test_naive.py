@@ -21,6 +21,7 @@ SEED = 0x2545F491
 MASKS: dict[str, dict[str, int]] = {
     "none": {}, "all": dict.fromkeys(SITES, 192), "mixed": {"k": 64, "fc2": 240},
     "scores": {"q": 0, "scores": 128, "fc1": 64},
+    "blocks": {"q": 128, "s0.b0.fc2": 192, "s0.b1.q": 0, "s0.b1.scores": 64, "s1.b0.fc1": 224, "s0.b0.k": 32},
 }
 
 
@@ -39,6 +40,7 @@ MODELS = {
 }
 FORMATS = {"three-stages": QuantizeConfig(4, 6, 4), "window3-patch1": QuantizeConfig(4, 16, 12)}
 CASES = [("window2-shift", "none"), ("window2-shift", "all"), ("window4-shift-two-stages", "none"),
+         ("window4-shift-two-stages", "blocks"),
          ("window4-shift-two-stages", "mixed"), ("window7-three-heads", "scores"), ("window7-clipped", "none"),
          ("three-stages", "none"), ("three-stages", "all"), ("window3-patch1", "none"), ("window3-patch1", "scores")]
 
@@ -110,7 +112,8 @@ def no_half(charge: Any, bias: Any, threshold: Any, levels: int) -> Any:
     return fire.fire(charge + bias, threshold, levels)
 
 
-def inclusive_keep(self: SpikeMask, site: str, images: Any, row: int, rows: int, columns: int, first: int = 0) -> Any:
+def inclusive_keep(self: SpikeMask, site: str, images: Any, row: int, rows: int, columns: int, first: int = 0,
+                   block: str = "") -> Any:
     """Masks where draw <= ratio."""
     ratio = self.ratios.get(site, 0)
     return draws(self.seed, images, row, rows, first + columns)[:, :, first:] > ratio if ratio else None

@@ -32,6 +32,8 @@ MASKS = {
     "none": None,
     "published 3/4": SpikeMask.of(MaskingConfig(("q", "k", "scores"), 0.75, 7)),
     "paper 1/4": SpikeMask.of(MaskingConfig(SITES, 0.25)),
+    "by block": SpikeMask.of(MaskingConfig(("q",), 0.5, 3, (("fc1", 0.25), ("s0.b0.fc2", 0.75), ("s0.b1.q", 0.0),
+                                                             ("s1.b0.scores", 0.25), ("s0.b0.k", 0.875)))),
     "mixed": SpikeMask(99, {"k": 240, "fc2": 64, "q": 0, "scores": 0, "fc1": 0}),
 }
 

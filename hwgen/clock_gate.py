@@ -1,0 +1,45 @@
+"""Clock gate: the clock of a unit that may stand still, as a domain of its own.
+
+On an FPGA the clock simply goes through: clock nets are no place for logic. With the macro MST_CLOCK_GATES, which compiled
+simulation sets, it is an integrated clock gate (a latch that is open while the clock is low, and an AND), so that a simulator
+spends nothing on an idle unit; the same would save power in a chip. Both give the same values as long as a unit whose clock
+stands still would not have changed anything that is ever looked at: `hold` cycles after its end it has come to rest.
+"""
+from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
+
+GATE = "mst_clock_gate"
+MACRO = "MST_CLOCK_GATES"
+VERILOG = f"""
+module {GATE}(clk, enable, gated);
+  input clk, enable;
+  output gated;
+`ifdef {MACRO}
+  reg open = 1'h1;
+  always @*
+    if (!clk) open = enable;
+  assign gated = clk & open;
+`else
+  assign gated = clk;
+`endif
+endmodule
+"""
+"""The module behind `gated_domain`, for the end of a Verilog file that uses it (`hwgen.verilog` adds it)."""
+
+
+def gated_domain(m: Module, name: str, start: Value, done: Value, stop: Value, hold: int) -> None:
+    """Adds clock domain `name`: the clock of "sync" from the cycle of `start` until `hold` cycles after `done` or `stop`.
+
+    Its reset is that of "sync".
+    """
+    domain = ClockDomain(name, local=True)
+    m.domains += domain
+    running, left = Signal(name=f"{name}_running"), Signal(range(hold + 1), name=f"{name}_left")
+    with m.If(start):
+        m.d.sync += running.eq(1)
+    with m.Elif(done | stop):
+        m.d.sync += [running.eq(0), left.eq(hold)]
+    with m.Elif(left != 0):
+        m.d.sync += left.eq(left - 1)
+    m.d.comb += domain.rst.eq(ResetSignal())
+    m.submodules[f"{name}_gate"] = Instance(
+        GATE, i_clk=ClockSignal(), i_enable=start | running | (left != 0), o_gated=domain.clk)

@@ -1,0 +1,37 @@
+"""What a command line names, read: configuration, machine and network. Shared by the commands that compile."""
+import argparse
+from pathlib import Path
+
+from hwgen.config import MachineConfig, machine_config
+from hwgen.program import CompileError
+from model import config as configuration
+from model.config import Config, ConfigError
+from quantize import network as network_file
+from quantize.check import has_integer_form
+from quantize.layers import Network, NetworkError
+from quantize.random_network import TRAINED, random_network
+
+__all__ = ["CompileError", "ConfigError", "NetworkError", "network_arguments", "read_inputs"]
+
+
+def network_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds --config, --network, --random-weights and --trained-activity."""
+    command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
+    command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
+    command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+    command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
+
+
+def read_inputs(args: argparse.Namespace) -> tuple[Config, MachineConfig, Network]:
+    """The configuration, its machine and the network; ConfigError or NetworkError names what is wrong."""
+    config = configuration.load(args.config)
+    has_integer_form(config.model)
+    machine = machine_config(config.machine)
+    if args.random_weights is not None:
+        return config, machine, random_network(config.model, args.random_weights, config.quantize,
+                                               TRAINED if args.trained_activity else None)
+    file = args.network or args.config.with_suffix(network_file.EXTENSION)
+    network = network_file.load(file)
+    if network.model != config.model:
+        raise NetworkError(f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}")
+    return config, machine, network

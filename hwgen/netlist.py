@@ -1,0 +1,116 @@
+"""Two passes over Yosys' ECP5 netlist, before it is placed. Neither changes what any register holds in any cycle.
+
+*Output registers*: a DP16KD can delay its outputs by a cycle. Where each output of a port goes to nothing but a register that
+takes it over in every cycle, with the same clock, no reset and first value 0, that is what these registers do; so they move into
+the block RAM, whose output then comes almost 5 ns earlier.
+*Copies*: a register or LUT with many loads gets copies with the same inputs, each of which drives some of the loads, neighbours
+by name: one wire need not reach everywhere.
+
+`module` is a module of Yosys' JSON (`write_json`), changed in place.
+"""
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+MOST_LOADS = 64
+"""Loads that one register or LUT keeps."""
+OUTPUT_BITS = 18
+"""Outputs of a DP16KD's port."""
+
+Module = dict[str, Any]
+Loads = dict[int, list[tuple[str, str, int]]]
+"""Of each net: (cell, port, bit of the port) that reads it; "" is the module itself."""
+
+
+def improve(path: Path, top: str) -> dict[str, int]:
+    """Both passes on module `top` of the netlist file; what it consists of afterwards: cell type -> number."""
+    netlist = json.loads(path.read_text(encoding="utf-8"))
+    module = netlist["modules"][top]
+    absorb_output_registers(module)
+    copy_drivers(module, MOST_LOADS)
+    path.write_text(json.dumps(netlist), encoding="utf-8")
+    return dict(Counter(cell["type"] for cell in module["cells"].values()))
+
+
+def absorb_output_registers(module: Module) -> int:
+    """Moves registers behind DP16KD outputs into the DP16KD; the number of registers that are gone."""
+    cells, loads, gone = module["cells"], _loads(module), 0
+    for ram in [cell for cell in cells.values() if cell["type"] == "DP16KD"]:
+        for side in "AB":
+            registers = _registers_behind(ram, side, cells, loads)
+            if registers:
+                ram["parameters"][f"REGMODE_{side}"] = "OUTREG"
+            for port, name in registers.items():
+                ram["connections"][port] = cells.pop(name)["connections"]["Q"]
+                gone += 1
+    return gone
+
+
+def _registers_behind(ram: Module, side: str, cells: Module, loads: Loads) -> dict[str, str]:
+    """Register behind each output in use of the port `side`; none where one of them cannot be in the block RAM."""
+    parameters, wires = ram["parameters"], ram["connections"]
+    widths = [int(parameters[f"DATA_WIDTH_{port}"], 2) for port in "AB"]
+    fit = (max(widths) <= OUTPUT_BITS  # a 36-bit port takes the outputs of both
+           and parameters[f"REGMODE_{side}"] == "NOREG" and parameters[f"CLK{side}MUX"] == f"CLK{side}"
+           and wires[f"OCE{side}"] == ["1"] and wires[f"RST{side}"] == ["0"])
+    found: dict[str, str] = {}
+    for port in (f"DO{side}{bit}" for bit in range(OUTPUT_BITS)):
+        bits = wires.get(port, [])
+        readers = loads[bits[0]] if bits else []
+        if not readers:
+            continue
+        name, pin, _ = readers[0]
+        if not fit or len(readers) > 1 or pin != "DI" or not _takes_over(cells[name], wires[f"CLK{side}"]):
+            return {}
+        found[port] = name
+    return found
+
+
+def _takes_over(cell: Module, clock: list[Any]) -> bool:
+    """Whether `cell` is a register that holds its input of the cycle before, always, and 0 at first."""
+    parameters, wires = cell["parameters"], cell["connections"]
+    return bool(cell["type"] == "TRELLIS_FF" and wires["CLK"] == clock and parameters["CLKMUX"] == "CLK"
+                and parameters["CEMUX"].strip() == "1" and wires.get("LSR", ["0"]) == ["0"] and parameters["REGSET"] == "RESET")
+
+
+def copy_drivers(module: Module, most: int) -> int:
+    """Copies LUTs, then registers, that have more than `most` loads; the number of copies."""
+    made = 0
+    for kind, output in (("LUT4", "Z"), ("TRELLIS_FF", "Q")):
+        loads = _loads(module)
+        fresh = 1 + max((bit for bit in loads if isinstance(bit, int)), default=0)
+        fresh = max([fresh, *(1 + bit for net in module["netnames"].values() for bit in net["bits"] if isinstance(bit, int))])
+        for name, cell in [item for item in module["cells"].items() if item[1]["type"] == kind]:
+            bit = cell["connections"][output][0]
+            readers = sorted((reader for reader in loads[bit] if reader[0]), key=lambda reader: (_natural(reader[0]), reader[1:]))
+            groups = -(-len(readers) // most)
+            for copy in range(1, groups):
+                wires = {port: list(bits) for port, bits in cell["connections"].items()} | {output: [fresh]}
+                module["cells"][f"{name}_copy{copy}"] = cell | {"connections": wires}
+                module["netnames"][f"{name}_copy{copy}_{output}"] = {"hide_name": 1, "bits": [fresh], "attributes": {}}
+                for reader, port, place in readers[copy * len(readers) // groups:(copy + 1) * len(readers) // groups]:
+                    module["cells"][reader]["connections"][port][place] = fresh
+                fresh += 1
+                made += 1
+    return made
+
+
+def _loads(module: Module) -> Loads:
+    loads: Loads = defaultdict(list)
+    for name, cell in module["cells"].items():
+        for port, bits in cell["connections"].items():
+            if cell["port_directions"][port] == "input":
+                for place, bit in enumerate(bits):
+                    loads[bit].append((name, port, place))
+    for name, port in module["ports"].items():
+        if port["direction"] != "input":
+            for place, bit in enumerate(port["bits"]):
+                loads[bit].append(("", name, place))
+    return loads
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts lane 2 before lane 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,83 @@
+"""A convolutional backbone (VGG, ResNet) with BatchNorm and QCFS, run from the plan of its configuration.
+
+Maps are [B, C, H, W]; the names of layers and activations are those of the plan, and "<layer>.act" for the neurons on the
+residual stream.
+"""
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.config import MaskingConfig
+from model.conv_config import ConvConfig, ConvShape
+from model.neuron import Engine, RecordingEngine
+from model.qcfs import QCFS
+from model.spiking import SpikingNetwork
+
+
+def _as_map(shape: torch.Size, keep: Tensor) -> Tensor:
+    """A mask [B, tokens, C] as a map of `shape` [B, C, H, W]."""
+    return keep.transpose(1, 2).reshape(shape)
+
+
+class ConvLayer(nn.Module):
+    """Average pooling, convolution, BatchNorm and neuron; with a residual also the BatchNorm and neuron on the stream."""
+
+    def __init__(self, shape: ConvShape, levels: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.conv = nn.Conv2d(shape.channels, shape.outputs, shape.kernel, shape.stride, bias=False)
+        self.norm = nn.BatchNorm2d(shape.outputs)
+        self.act = QCFS(levels)
+        self.act.name = shape.name
+        if shape.residual:
+            self.stream_norm = nn.BatchNorm2d(shape.outputs)
+            self.stream_act = QCFS(levels)
+            self.stream_act.name = f"{shape.name}.act"
+
+    def forward(self, x: Tensor, black: Tensor | None) -> Tensor:
+        """Charge [B, out, H', W'] of the neurons for a map [B, C, H, W]; `black` [C, 1, 1]: what stands outside (default 0)."""
+        edge = (self.shape.padding,) * 4
+        if self.shape.pool > 1:
+            x = functional.avg_pool2d(x, self.shape.pool)
+        x = functional.pad(x, edge) if black is None else functional.pad(x - black, edge) + black
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+class Backbone(SpikingNetwork):
+    """VGG or ResNet of shape `config`, with the spike masks of `masking`."""
+
+    config: ConvConfig
+
+    def __init__(self, config: ConvConfig, masking: MaskingConfig) -> None:
+        super().__init__(config, masking)
+        plan = config.plan()
+        self.layers = nn.ModuleList(ConvLayer(shape, config.levels) for shape in plan)
+        self.head = nn.Linear(plan[-1].outputs, config.classes)
+        self.add_normalisation()
+
+    def run(self, images: Tensor, engine: Engine) -> Tensor:
+        """See SpikingNetwork.run."""
+        x, stream = images, images
+        # Outside of the image all pixels are 0, before normalisation: what the integers see there.
+        black: Tensor | None = (-self.mean / self.std)[:, None, None]
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, ConvLayer)
+            fires = layer.act
+            x = engine.fire(fires, layer(x, black))
+            if layer.shape.residual:
+                stream, fires = x if layer.shape.residual == "fresh" else stream + x, layer.stream_act
+                x = engine.fire(fires, layer.stream_norm(stream))
+            if index < last:
+                x = engine.mask(layer.shape.name, x, layer.shape.tokens, partial(_as_map, x.shape))
+            black = None
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def counts(self, images: Tensor, image_index: Tensor | None = None) -> dict[str, Tensor]:
+        """See SpikingNetwork.counts: [B, tokens, C] at every activation."""
+        engine = RecordingEngine(self._masks(len(images), image_index))
+        self.run(images, engine)
+        return {name: found.flatten(2).transpose(1, 2) for name, found in engine.counts.items()}

@@ -1,0 +1,233 @@
+"""Readers of image data sets: CIFAR batches (pickles), idx files and ImageNet folders.
+
+The batches are read with an unpickler that knows only numpy arrays and builtin containers, so nothing foreign is built.
+"""
+import gzip
+import io
+import pickle
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model.dataset import Arrays, DataError, Representation, contents, published, subfolders
+
+ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+           ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+FASHION_SOURCE = "the four *-ubyte.gz files from https://github.com/zalandoresearch/fashion-mnist"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+PUBLISHED = {  # size and MD5 of the publishers' files; Fashion-MNIST: of the idx files inside their .gz
+    "data_batch_1": (31035704, "c99cafc152244af753f735de768cd75f"),
+    "data_batch_2": (31035320, "d4bba439e000b95fd0a9bffe97cbabec"),
+    "data_batch_3": (31035999, "54ebc095f3ab1f0389bbae665268c751"),
+    "data_batch_4": (31035696, "634d18415352ddfa80567beed471001a"),
+    "data_batch_5": (31035623, "482c414d41f54cd18b22e5b47cb7c3cb"),
+    "test_batch": (31035526, "40351d587109b95175f43aff81a1287e"),
+    "train": (155249918, "16019d7e3df5f24257cddd939b257f8d"),
+    "test": (31049918, "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+    "train-images-idx3-ubyte": (47040016, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+    "train-labels-idx1-ubyte": (60008, "9018921c3c673c538a1fc5bad174d6f9"),
+    "t10k-images-idx3-ubyte": (7840016, "8181f5470baa50b63fa0f6fddb340f0a"),
+    "t10k-labels-idx1-ubyte": (10008, "15d484375f8d13e6eb1aabb0c3f46965"),
+}
+FILES = {
+    "cifar10": (tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)),
+    "cifar100": (("train",), ("test",)),
+    "fashion_mnist": (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+                      ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")),
+}
+"""Files of the training and of the test part."""
+LARGEST_ARRAY = 1 << 33
+"""Bytes of images that `imagenet` returns as one array: the 50,000 validation images at 224 pixels fit."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise DataError(f"the batch asks for {module}.{name}, which no CIFAR batch does: it is not the official file")
+        return super().find_class(module, name)
+
+
+def unpickled(path: Path, source: str = CIFAR_SOURCE) -> dict[bytes, Any]:
+    """The dictionary of a CIFAR batch; builds numpy arrays and builtin containers only. DataError names the byte offset."""
+    data = contents(path, source)
+    if path.name in PUBLISHED:
+        published(path, data, *PUBLISHED[path.name])
+    stream = io.BytesIO(data)
+    try:
+        found = _Unpickler(stream, encoding="bytes").load()
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle may raise anything
+        place = "truncated" if stream.tell() >= len(data) else "damaged"
+        raise DataError(f"{path}: {place} CIFAR batch, at byte offset {stream.tell()} of {len(data)} "
+                        f"({type(error).__name__}): unpack it again") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds a {type(found).__name__}, not the dictionary of a CIFAR batch: unpack it again")
+    return found
+
+
+def _batch(path: Path, key: bytes, classes: int) -> Arrays:
+    found = unpickled(path)
+    try:
+        pixels, labels = np.asarray(found[b"data"]), np.asarray(found[key], np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: damaged CIFAR batch ({error!r}): unpack it again") from None
+    if pixels.dtype != np.uint8 or labels.ndim != 1 or pixels.shape != (len(labels), 3072):
+        raise DataError(f"{path}: expected uint8 [N, 3072], found {pixels.dtype} {list(pixels.shape)}")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(f"{path}: labels run from {labels.min()} to {labels.max()}, not 0 to {classes - 1}: unpack it again")
+    return pixels.reshape(-1, 3, 32, 32), labels
+
+
+def cifar10(folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
+    """`cifar-10-batches-py`: images uint8 [N, 3, 32, 32], labels int64 [N] (Krizhevsky 2009)."""
+    parts = [_batch(folder / name, b"labels", 10) for name in FILES["cifar10"][0 if train else 1]]
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def cifar100(folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
+    """`cifar-100-python`: images uint8 [N, 3, 32, 32], fine labels int64 [N] (Krizhevsky 2009)."""
+    return _batch(folder / ("train" if train else "test"), b"fine_labels", 100)
+
+
+def cifar100_classes(folder: Path) -> tuple[str, ...]:
+    """The fine label names of `meta`."""
+    names = unpickled(folder / "meta").get(b"fine_label_names")
+    if not isinstance(names, list) or len(names) != 100 or not all(isinstance(name, bytes) for name in names):
+        raise DataError(f"{folder / 'meta'}: does not hold 100 fine label names: unpack it again")
+    return tuple(name.decode("ascii", "replace") for name in names)
+
+
+def _idx_bytes(path: Path) -> bytes:
+    """What an idx file, or the .gz beside it, holds."""
+    packed = path.with_name(path.name + ".gz")
+    if not path.is_file() and not packed.is_file():
+        raise DataError(f"{path}: no such file, nor .gz; get {FASHION_SOURCE}")
+    try:
+        return path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        file = path if path.is_file() else packed
+        raise DataError(f"{file}: not a whole gzip file, ends at byte offset {file.stat().st_size} ({error}): download it again"
+                        ) from None
+
+
+def verify(folder: Path, names: tuple[str, ...]) -> None:
+    """DataError unless every file of `names` has the published size and MD5 (idx files: what their .gz holds)."""
+    for name in names:
+        path, (size, md5) = folder / name, PUBLISHED[name]
+        data = _idx_bytes(path) if name.endswith("ubyte") else contents(path, CIFAR_SOURCE)
+        if len(data) != size:
+            raise DataError(f"{path}: ends at byte offset {len(data)}, the published file at {size}: unpack it again")
+        published(path, data, size, md5)
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    """An idx file (or its .gz) of unsigned bytes."""
+    raw = _idx_bytes(path)
+    if path.name in PUBLISHED:
+        published(path, raw, *PUBLISHED[path.name])
+    dims = raw[3] if len(raw) > 3 else 0
+    start = 4 + 4 * dims
+    if raw[:3] != b"\0\0\x08" or len(raw) < start:
+        raise DataError(f"{path}: not a complete idx file of bytes, at byte offset {min(len(raw), start)}: download it again")
+    shape = struct.unpack_from(f">{dims}I", raw, 4)
+    wanted = start + int(np.prod(shape, dtype=object))
+    if len(raw) != wanted:
+        raise DataError(f"{path}: not a complete idx file: ends at byte offset {len(raw)}, not {wanted}: download it again")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def fashion_mnist(folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
+    """The four idx files (or .gz): images uint8 [N, 1, 28, 28], labels int64 [N] (Xiao et al. 2017)."""
+    part = "train" if train else "t10k"
+    pixels, labels = _idx(folder / f"{part}-images-idx3-ubyte"), _idx(folder / f"{part}-labels-idx1-ubyte")
+    if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
+        raise DataError(f"{folder}: {part} has images {list(pixels.shape)} and labels {list(labels.shape)}")
+    if len(labels) and labels.max() > 9:
+        raise DataError(f"{folder / part}-labels-idx1-ubyte: label {labels.max()} at byte offset "
+                        f"{8 + int(labels.argmax())}: classes are 0 to 9")
+    return pixels[:, None].copy(), labels.astype(np.int64)
+
+
+class ImageFolder:
+    """An ImageNet part, `<class>/*.JPEG` with one folder a class, decoded when asked for: it need not fit memory.
+
+    `files` and `labels` int64 [N] in order of class and name; `classes`: sorted folder names. DataError where there are none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.classes = subfolders(folder)
+        self.files: list[Path] = []
+        labels = []
+        for label, name in enumerate(self.classes):
+            found = sorted(entry for entry in (folder / name).iterdir() if entry.suffix.lower() in (".jpeg", ".jpg", ".png"))
+            self.files += found
+            labels += [label] * len(found)
+        if not self.files:
+            raise DataError(f"{folder}: its {len(self.classes)} class folders hold no image")
+        self.labels = np.array(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int, side: int) -> NDArray[np.uint8]:
+        """Image uint8 [3, side, side]: RGB, its shorter edge scaled to side * 256 / 224 (bicubic), the centre taken.
+
+        DataError names a bad image. This is the evaluation view of the Swin Transformer.
+        """
+        path = self.files[index]
+        try:
+            from PIL import Image
+        except ModuleNotFoundError:
+            raise DataError("Pillow is needed to decode images: install it with `make events`") from None
+        edge = side * 256 // 224
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: not a whole image ({' '.join(str(error).split())}): copy it again, or remove it") from None
+        width, height = picture.size
+        scale = edge / min(width, height)
+        size = max(edge, round(width * scale)), max(edge, round(height * scale))
+        left, top = (size[0] - side) // 2, (size[1] - side) // 2
+        scaled = picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+        return np.asarray(scaled, np.uint8).transpose(2, 0, 1)
+
+    def images(self, indices: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
+        """Images uint8 [n, 3, side, side] at `indices` int64 [n]."""
+        return np.stack([self.image(int(index), side) for index in indices])
+
+
+def imagenet_part(folder: Path, train: bool) -> ImageFolder:
+    """The folder `train` or `val` of ImageNet."""
+    return ImageFolder(folder / ("train" if train else "val"))
+
+
+def imagenet(folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
+    """`train/nXXXXXXXX/*.JPEG`, `val/nXXXXXXXX/*`: images uint8 [N, 3, side, side], labels int64 [N] (Deng et al. 2009)."""
+    part, side = imagenet_part(folder, train), view.side if view else 224
+    total = min(count or len(part), len(part))
+    if total * 3 * side * side > LARGEST_ARRAY:
+        raise DataError(f"{folder}: {total} images of {side} pixels are {total * 3 * side * side >> 30} GiB: "
+                        "ask for fewer, or decode them as they are needed (model.image_sets.ImageFolder)")
+    images = np.empty((total, 3, side, side), np.uint8)
+    chosen = np.arange(total) if total == len(part) else np.linspace(0, len(part) - 1, total).astype(np.int64)
+    for place, index in enumerate(tqdm(chosen, desc="imagenet", mininterval=10, disable=total < 1000)):
+        images[place] = part.image(int(index), side)
+    return images, part.labels[chosen]
+
+
+def imagenet_classes(folder: Path) -> tuple[str, ...]:
+    """Sorted folder names of `val`, which must be those of `train` where both are there."""
+    names = subfolders(folder / "val")
+    if (folder / "train").is_dir() and (trained := subfolders(folder / "train")) != names:
+        odd = sorted(set(names) ^ set(trained))[0]
+        raise DataError(f"{folder}: class folder {odd} is not in both train and val: unpack the data set again")
+    return tuple(names)
