@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from tqdm import tqdm
 
-from hwgen import synth
+from hwgen import netlist, synth
 from hwgen.config import machine_config
 from hwgen.emit import Build, emit
 from hwgen.files import digest, json_text, write_if_changed
@@ -70,8 +70,8 @@ class Board:
 BOARDS: Mapping[str, Board] = {board.name: board for board in (
     Board("ulx3s", "Radiona ULX3S 85F (Lattice LFE5U-85F-6BG381C)", ECP5, Path("configs/ulx3s.toml"),
           Path("configs/fashion-tiny.mstn"), clock_hz=80e6, baud=1_000_000, constraints="ulx3s.lpf", router="nextpnr-ecp5",
-          route=("--85k", "--package", "CABGA381", "--speed", "6", "--freq", "{mhz}", "--timing-allow-fail", "--seed", "{seed}",
-                 "--json", "netlist.json", "--lpf", "{constraints}", "--report", "{report}", "--textcfg", "{placed}"),
+          route=("--85k", "--package", "CABGA381", "--speed", "6", "--freq", "{mhz}", "--timing-allow-fail", "--router", "router2",
+                 "--seed", "{seed}", "--json", "netlist.json", "--lpf", "{constraints}", "--report", "{report}", "--textcfg", "{placed}"),
           packer="ecppack", pack=("--compress", "--input", "{placed}", "--bit", "{bitstream}"), suffix=".bit",
           loader=("-b", "ulx3s")),
     Board("primer20k", "Sipeed Tang Primer 20K Dock (Gowin GW2A-LV18PG256C8/I7)", GW2A, Path("configs/primer20k.toml"),
@@ -139,7 +139,9 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config_file:
                f"read_verilog {' '.join(path.name for path in sources)}; {script}; tee -q -o cells.json stat -json"]
     with tqdm(total=1 + len(seeds), unit="step", desc=board.name, disable=not sys.stderr.isatty()) as bar:
         key = digest(*(path.read_bytes() for path in sources), repr(command[4:]), versions[Path(yosys).name])
-        seconds = synth.step(folder, "netlist.json", key, lambda: synth.run_tool(command, folder, "yosys.log"))
+        ecp5 = board.device is ECP5
+        key = digest(key, Path(netlist.__file__).read_bytes() if ecp5 else b"")
+        seconds = synth.run_step(folder, "netlist.json", key, lambda: synth.make_netlist(command, folder, TOP, ecp5))
         bar.update()
         routed = []
         for seed in seeds:
@@ -169,9 +171,9 @@ def _route(board: Board, folder: Path, router: str, seed: int, key: str) -> Rout
     flags = _flags(board, board.route, seed)
     if not (folder / f"route-{seed}.placed").exists():
         (folder / f"route-{seed}.json").unlink(missing_ok=True)
-    taken = synth.step(folder, f"route-{seed}.json", digest(key, repr(flags)),
-                       lambda: synth.run_tool([router, *flags], folder, f"route-{seed}.log"))
-    return synth.routed_of(folder / f"route-{seed}.json", seed, taken)
+    taken = synth.run_step(folder, f"route-{seed}.json", digest(key, repr(flags)),
+                           lambda: synth.run_tool([router, *flags], folder, f"place-{seed}.log"))
+    return synth.routed_of(folder, seed, taken)
 
 
 def _report(board: Board, build: Build, folder: Path, routed: Sequence[Routed], best: Routed, versions: dict[str, str],

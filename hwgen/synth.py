@@ -57,6 +57,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def seed_list(text: str) -> tuple[int, ...]:
+    """Seeds from "1,2,3"; ArgumentTypeError."""
     try:
         seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -144,7 +145,7 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
               disable=not sys.stderr.isatty()) as bar:
         key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name],
                      Path(netlist.__file__).read_bytes() if device.router else b"")
-        seconds = run_step(folder, "netlist.json", key, lambda: _netlist(command, folder, bool(device.router)))
+        seconds = run_step(folder, "netlist.json", key, lambda: make_netlist(command, folder, WRAPPER, bool(device.router)))
         bar.update()
         cells = cells_of(folder / "cells.json")
         routed = []
@@ -194,11 +195,11 @@ def report_text(report: dict[str, Any], device: Device) -> str:
     return "\n".join([*lines, *(f"  {name}: {version}" for name, version in report["versions"].items())]) + "\n"
 
 
-def _netlist(command: list[str], folder: Path, improve: bool) -> None:
+def make_netlist(command: list[str], folder: Path, top: str, improve: bool) -> None:
     """Yosys, and what `hwgen.netlist` does before a netlist is placed; then cells.json is what came of it."""
     run_tool(command, folder, "yosys.log")
     if improve:
-        cells = netlist.improve(folder / "netlist.json.part", WRAPPER)
+        cells = netlist.improve(folder / "netlist.json.part", top)
         write_if_changed(folder / "cells.json", json_text({"design": {"num_cells_by_type": cells}}))
 
 
@@ -219,6 +220,7 @@ def run_step(folder: Path, output: str, key: str, run: Callable[[], None]) -> fl
 
 
 def run_tool(command: list[str], folder: Path, log: str) -> None:
+    """Run `command` in `folder`, its output in `log` with suffix .out; SynthError quotes its error line."""
     with open(folder / f"{Path(log).stem}.out", "w", encoding="utf-8") as sink:
         done = subprocess.run(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -236,13 +238,14 @@ def cells_of(path: Path) -> dict[str, int]:
 
 
 def routed_of(folder: Path, seed: int, seconds: float) -> Routed:
+    """What route-<seed>.json and place-<seed>.out say of a seed that took `seconds`."""
     report = json.loads((folder / f"route-{seed}.json").read_text(encoding="utf-8"))
     placed = re.findall(r"Max frequency for clock .*: ([\d.]+) MHz", (folder / f"place-{seed}.out").read_text(encoding="utf-8"))
     clock, timing = min(report["fmax"].items(), key=lambda item: float(item[1]["achieved"]))
     worst = max((path for path in report["critical_paths"] if path["from"].endswith(clock) and path["to"].endswith(clock)),
                 key=lambda path: sum(part["delay"] for part in path["path"]))
     steps = worst["path"]
-    estimate = float(placed[-1]) if placed else 0.0
+    estimate = float(placed[0]) if placed else 0.0
     return Routed(seed, round(float(timing["achieved"]), 2), estimate, seconds, _place(steps[0]["from"]["cell"]),
                   _place(steps[-1]["to"]["cell"]), round(sum(part["delay"] for part in steps), 2))
 
