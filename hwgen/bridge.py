@@ -96,7 +96,7 @@ class Bridge(wiring.Component):
             transmitter.info.eq(Mux(refusal != 0, 0, info)), transmitter.words.eq(Mux(refusal != 0, 0, words)),
             self.refused.eq(refusal != 0),
         ]
-        assert Status.OK not in REFUSALS and Status.OK == 0
+        assert Status.OK not in REFUSALS
 
         again = known & (receiver.sequence == sequence) & (receiver.operation != Operation.HELLO)
         with m.FSM():
@@ -114,7 +114,8 @@ class Bridge(wiring.Component):
                 with m.Elif(receiver.good):
                     m.d.sync += [refusal.eq(0), known.eq(1), sequence.eq(receiver.sequence), status.eq(Status.OK), info.eq(0),
                                  words.eq(0), operation.eq(receiver.operation | ANSWER),
-                                 self.m_axil_araddr.eq(fields[32:]), self.m_axil_awaddr.eq(fields), self.m_axil_wdata.eq(fields[32:])]
+                                 self.m_axil_araddr.eq(fields[32:]), self.m_axil_awaddr.eq(fields),
+                                 self.m_axil_wdata.eq(fields[32:])]
                     m.next = "ANSWER"
                     with m.Switch(receiver.operation):
                         with m.Case(Operation.HELLO):

@@ -7,7 +7,7 @@ the input stream takes it; one for EXTERNAL is what lies in external memory from
 """
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwgen.config import MachineConfig
@@ -76,9 +76,12 @@ class Packed:
     sections: dict[int, bytes]
 
 
-def word_packet(words: list[int], width: int, bus_bytes: int) -> bytes:
-    """The load packet of memory words of `width` bits: each in whole beats, lowest byte first."""
+def word_packet(words: Sequence[int], width: int, bus_bytes: int) -> bytes:
+    """The load packet of memory words of `width` bits: each in whole beats, lowest byte first; ValueError if one does not fit."""
     size = beats_per_word(bus_bytes, width) * bus_bytes
+    for index, word in enumerate(words):
+        if not 0 <= word < 1 << width:
+            raise ValueError(f"word {index} ({word:#x}) does not fit {width} bits")
     return b"".join(word.to_bytes(size, "little") for word in words)
 
 

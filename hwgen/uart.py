@@ -10,10 +10,10 @@ DIVISOR_MIN = 4
 
 
 def divisor(clock_hz: float, baud: int) -> int:
-    """Clock cycles of a bit at `baud` bits a second; ValueError when the nearest whole number is more than 2 % off or too small."""
+    """Clock cycles of a bit at `baud` bits a second; ValueError when the nearest whole number is 2 % off or too small."""
     cycles = round(clock_hz / baud)
     if cycles < DIVISOR_MIN or abs(clock_hz / baud / cycles - 1) > 0.02:
-        raise ValueError(f"baud {baud} is not within 2 % of {clock_hz / 1e6:g} MHz over a whole number of at least {DIVISOR_MIN}: "
+        raise ValueError(f"baud {baud} is not within 2 % of {clock_hz / 1e6:g} MHz over an integer of at least {DIVISOR_MIN}: "
                          f"take one of {', '.join(str(round(clock_hz / n)) for n in (20, 40, 80))}")
     return cycles
 

@@ -14,7 +14,7 @@ request's. An answer's payload begins with a Status and an `info` byte; words of
 | READ | address (4 bytes) | the register's word |
 | WRITE | address (4), value (4) | nothing more |
 | STREAM, STREAM_LAST | 1 to MAX_PAYLOAD bytes for the input stream; with _LAST the packet ends behind them | nothing more |
-| TAKE | none | words of the result stream that have come, up to MAX_WORDS and no further than the end of a packet; info: 1 there |
+| TAKE | none | words of the result stream that have come, up to MAX_WORDS and not beyond the end of a packet; info: 1 there |
 | RESET | none | resets the machine and the bridge's queues; loaded memories stay |
 
 A request whose sequence is that of the last one executed is not executed again: its answer is sent again. So a host may repeat

@@ -44,8 +44,8 @@ def picture(path: Path, side: int, channels: int) -> NDArray[np.uint8]:
     """
     image = read_png(path)
     if image.shape[:2] != (side, side):
-        raise HostError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, the network takes {side}x{side}: scale it, for example "
-                        f"with convert {path.name} -resize {side}x{side}! small.png")
+        raise HostError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, the network takes {side}x{side}: scale it, for "
+                        f"example with convert {path.name} -resize {side}x{side}! small.png")
     if channels == 3:
         return np.ascontiguousarray(np.broadcast_to(image, (side, side, 3)))
     if (image != image[..., :1]).any():
@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"  {name:<28}{value:>10}")
             elif args.command == "counters":
                 counters = session.counters()
-                print(f"cycles {counters.cycles}, events {counters.events}, stalls {counters.stalls}, descriptor {counters.layer}, "
-                      f"next image {counters.image_index}")
+                print(f"cycles {counters.cycles}, events {counters.events}, stalls {counters.stalls}, descriptor {counters.layer}"
+                      f", next image {counters.image_index}")
     except (HostError, PngError, ValueError) as error:
         print(f"mst-host: {error}", file=sys.stderr)
         return 2

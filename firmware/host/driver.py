@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.packed import word_packet
 from hwgen.registers import ERROR_DOC, MAGIC, VERSION, ErrorCode, LoadTarget, Register, address_map
 
 LIMIT = 100_000
@@ -93,15 +94,6 @@ def image_packet(image: NDArray[np.uint8], patch: int, bus_bytes: int) -> bytes:
 def image_beats(image: NDArray[np.uint8], patch: int, bus_bytes: int) -> list[int]:
     """The same as the beats' values (TDATA)."""
     return [int(beat) for beat in np.frombuffer(image_packet(image, patch, bus_bytes), dtype=f"<u{bus_bytes}")]
-
-
-def word_packet(words: Sequence[int], width: int, bus_bytes: int) -> bytes:
-    """The load packet of memory words of `width` bits; ValueError names a word that does not fit."""
-    size = -(-width // (8 * bus_bytes)) * bus_bytes
-    for index, word in enumerate(words):
-        if not 0 <= word < 1 << width:
-            raise ValueError(f"word {index} ({word:#x}) does not fit {width} bits")
-    return b"".join(word.to_bytes(size, "little") for word in words)
 
 
 class Host:

@@ -85,8 +85,8 @@ class Link:
                 raise HostError(f"{self.wire.name}: {operation.name}: " + (STATUS_DOC[Status(status)] if known else
                                                                            f"unknown status {status}: is the bridge newer?"))
             return info, words
-        raise LinkError(f"{self.wire.name}: {operation.name}: {why}, {1 + self.retries} times: is the board on and configured, and "
-                        "are port and baud rate right?")
+        raise LinkError(f"{self.wire.name}: {operation.name}: {why}, {1 + self.retries} times: is the board on and configured, "
+                        "and are port and baud rate right?")
 
     def _answer(self, operation: Operation) -> tuple[int, int, list[int]] | None:
         """(status, info, words) of the answer to the current request, or a refusal of it; None when none came in time."""

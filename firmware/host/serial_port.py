@@ -19,8 +19,8 @@ class SerialWire:
         try:
             self._port = Serial(port, baud, timeout=0, exclusive=True)
         except self._errors as error:
-            raise HostError(f"{port}: cannot be opened ({error.strerror or error}): is the board connected, the port free, and may "
-                            "you use it (group dialout)?") from None
+            raise HostError(f"{port}: cannot be opened ({error.strerror or error}): is the board connected, the port free, and "
+                            "may you use it (group dialout)?") from None
         except ValueError as error:
             raise HostError(f"{port}: {error}") from None
         self._port.reset_input_buffer()

@@ -99,7 +99,7 @@ class Session:
         self._mask()
 
     def classify(self, image: NDArray[np.uint8], index: int = 0) -> Classification:
-        """Run one image uint8 [H, W, C]; `index` picks its spike mask. HostError when no network was loaded or the shape is wrong."""
+        """Run one image uint8 [H, W, C]; `index` picks its spike mask. HostError without a network, or on a wrong shape."""
         if self.network is None:
             raise HostError("no network is loaded: load one first")
         header = self.network.header
@@ -132,7 +132,8 @@ class Session:
     def _check(self, network: Packed) -> None:
         header, registers = network.header, address_map()
         if network.sections.get(EXTERNAL) or header["external_bytes"]:
-            raise HostError("the network needs external memory, which this driver does not fill: use a machine with memory_bits = 0")
+            raise HostError("the network needs external memory, which this driver does not fill: take a machine with "
+                            "memory_bits = 0")
         if header["map_version"] != self.identity.version:
             raise HostError(f"the network is for register map {header['map_version']}, the machine has {self.identity.version}: "
                             "pack it again")

@@ -2,8 +2,8 @@
 
 The program reads commands and writes answers (little-endian): command: u32 cycles, u32 size, `size` bytes for the UART; answer:
 u64 cycle, u32 lamps, u32 size, `size` bytes from the UART. It runs until bytes have come and the line is idle again, or for
-`cycles` clock cycles. Its first answer, to no command, carries the clock in Hz in place of the cycle. Simulated time alone passes,
-so a run repeats exactly.
+`cycles` clock cycles. Its first answer, to no command, carries the clock in Hz in place of the cycle. Only simulated time
+passes, so a run repeats exactly.
 """
 import contextlib
 import struct
@@ -16,7 +16,7 @@ _COMMAND, _ANSWER = struct.Struct("<II"), struct.Struct("<QII")
 
 
 class SimulatedWire:
-    """Starts `program` (and `arguments`); HostError when it cannot be. `cycle`: the simulated clock; `lamps`: the board's LEDs."""
+    """Starts `program` (and `arguments`); HostError if it cannot. `cycle`: the simulated clock; `lamps`: the board's LEDs."""
 
     def __init__(self, program: Path, *arguments: str) -> None:
         self.name = f"sim:{program}"

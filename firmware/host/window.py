@@ -113,7 +113,7 @@ class MappedRegisters:
         try:
             handle = os.open(path, os.O_RDWR | os.O_SYNC)
         except OSError as error:
-            raise HostError(f"{path}: {error.strerror}: is the machine's driver bound, and may you use the file (root)?") from None
+            raise HostError(f"{path}: {error.strerror}: is the driver bound, and may you use the file (root)?") from None
         try:
             self._memory = mmap.mmap(handle, span, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
         except (OSError, ValueError) as error:
