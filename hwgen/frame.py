@@ -64,7 +64,7 @@ class FrameTransmitter(wiring.Component):
     """`start` (while `busy` is low) sends one answer: header, `status`, `info`, `words` words, CRC.
 
     All inputs stay stable while `busy`. Word `address` is asked for from a memory with a latency of one cycle: `word`. Bytes go
-    out on `data`/`valid`/`ready`, one every two cycles at most.
+    out on `data`/`valid`/`ready`, one every four cycles at most.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,8 @@ class FrameTransmitter(wiring.Component):
         m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
         front = HEADER_BYTES + ANSWER_BYTES
         index, body = Signal(range(front + 4 * MAX_WORDS + CRC_BYTES + 1)), Signal(range(front + 4 * MAX_WORDS + 1))
-        byte, offset = Signal(8), Signal(range(4 * MAX_WORDS + CRC_BYTES + 1))
+        chosen, byte, special, in_crc = Signal(8), Signal(8), Signal(), Signal()
+        offset = Signal(range(4 * MAX_WORDS + CRC_BYTES + 1))
         length = Signal(16)
         m.d.comb += [
             length.eq(ANSWER_BYTES + (self.words << 2)), body.eq(front + (self.words << 2)), offset.eq(index - front),
@@ -88,11 +89,10 @@ class FrameTransmitter(wiring.Component):
         with m.Switch(index):
             for number, value in enumerate([self.operation, self.sequence, length[:8], length[8:], self.status, self.info]):
                 with m.Case(number):
-                    m.d.comb += byte.eq(value)
+                    m.d.comb += chosen.eq(value)
             with m.Default():
-                m.d.comb += byte.eq(Mux(index < body, self.word.word_select(offset[:2], 8),
+                m.d.comb += chosen.eq(Mux(index < body, self.word.word_select(offset[:2], 8),
                                         crc.crc.word_select((index - body)[:2], 8)))
-        in_crc = index >= body
         m.d.comb += self.busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
@@ -106,9 +106,11 @@ class FrameTransmitter(wiring.Component):
                 with m.If(self.ready):
                     m.next = "FETCH"
             with m.State("FETCH"):  # the word that `address` asks for comes
+                m.next = "SELECT"
+            with m.State("SELECT"):
+                m.d.sync += [byte.eq(chosen), special.eq((chosen == END) | (chosen == ESCAPE)), in_crc.eq(index >= body)]
                 m.next = "BYTE"
             with m.State("BYTE"):
-                special = (byte == END) | (byte == ESCAPE)
                 m.d.comb += [self.data.eq(Mux(special, ESCAPE, byte)), self.valid.eq(1)]
                 with m.If(self.ready):
                     with m.If(special):

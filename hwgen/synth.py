@@ -57,6 +57,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def seed_list(text: str) -> tuple[int, ...]:
+    """Seeds from "1,2,3"; ArgumentTypeError."""
     try:
         seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -144,19 +145,19 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
               disable=not sys.stderr.isatty()) as bar:
         key = digest(*(path.read_bytes() for path in sources), script, versions[Path(yosys).name],
                      Path(netlist.__file__).read_bytes() if device.router else b"")
-        seconds = step(folder, "netlist.json", key, lambda: improved(command, folder, bool(device.router)))
+        seconds = run_step(folder, "netlist.json", key, lambda: make_netlist(command, folder, WRAPPER, bool(device.router)))
         bar.update()
         cells = cells_of(folder / "cells.json")
         routed = []
         for seed in seeds if router else ():
             # placed and routed in two steps: an interrupted run goes on between them
             taken, placed = 0.0, f"placed-{seed}.json"
-            for part, output, given, made in (("place", placed, f"{placed}.part", f"place-{seed}.json"),
+            for step, output, given, made in (("place", placed, f"{placed}.part", f"place-{seed}.json"),
                                               ("route", f"route-{seed}.json", placed, f"route-{seed}.json.part")):
                 flags = [flag.format(json="netlist.json", placed=given, seed=seed, frequency=FREQUENCY_MHZ, report=made)
-                         for flag in getattr(device, part)]
-                taken += step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
-                              lambda flags=flags, log=f"{part}-{seed}.log": run_tool([router, *flags], folder, log))
+                         for flag in getattr(device, step)]
+                taken += run_step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
+                               lambda flags=flags, log=f"{step}-{seed}.log": run_tool([router, *flags], folder, log))
                 bar.update()
             routed.append(routed_of(folder, seed, round(taken, 1)))
     counts = device.count(cells)
@@ -194,15 +195,15 @@ def report_text(report: dict[str, Any], device: Device) -> str:
     return "\n".join([*lines, *(f"  {name}: {version}" for name, version in report["versions"].items())]) + "\n"
 
 
-def improved(command: list[str], folder: Path, improve: bool) -> None:
+def make_netlist(command: list[str], folder: Path, top: str, improve: bool) -> None:
     """Yosys, and what `hwgen.netlist` does before a netlist is placed; then cells.json is what came of it."""
     run_tool(command, folder, "yosys.log")
     if improve:
-        cells = netlist.improve(folder / "netlist.json.part", WRAPPER)
+        cells = netlist.improve(folder / "netlist.json.part", top)
         write_if_changed(folder / "cells.json", json_text({"design": {"num_cells_by_type": cells}}))
 
 
-def step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
+def run_step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
     """Make `output` (from `output`.part) unless it was made from the same inputs; seconds that making it took."""
     record = folder / f"{output}.made"
     if (folder / output).exists() and record.exists():
@@ -219,6 +220,7 @@ def step(folder: Path, output: str, key: str, run: Callable[[], None]) -> float:
 
 
 def run_tool(command: list[str], folder: Path, log: str) -> None:
+    """Run `command` in `folder`, its output in `log` with suffix .out; SynthError quotes its error line."""
     with open(folder / f"{Path(log).stem}.out", "w", encoding="utf-8") as sink:
         done = subprocess.run(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -236,14 +238,14 @@ def cells_of(path: Path) -> dict[str, int]:
 
 
 def routed_of(folder: Path, seed: int, seconds: float) -> Routed:
-    """The clock of `seed`, placed and routed, and its critical path."""
+    """What route-<seed>.json and place-<seed>.out say of a seed that took `seconds`."""
     report = json.loads((folder / f"route-{seed}.json").read_text(encoding="utf-8"))
     placed = re.findall(r"Max frequency for clock .*: ([\d.]+) MHz", (folder / f"place-{seed}.out").read_text(encoding="utf-8"))
     clock, timing = min(report["fmax"].items(), key=lambda item: float(item[1]["achieved"]))
     worst = max((path for path in report["critical_paths"] if path["from"].endswith(clock) and path["to"].endswith(clock)),
                 key=lambda path: sum(part["delay"] for part in path["path"]))
     steps = worst["path"]
-    estimate = float(placed[-1]) if placed else 0.0
+    estimate = float(placed[0]) if placed else 0.0
     return Routed(seed, round(float(timing["achieved"]), 2), estimate, seconds, _place(steps[0]["from"]["cell"]),
                   _place(steps[-1]["to"]["cell"]), round(sum(part["delay"] for part in steps), 2))
 

@@ -1,5 +1,5 @@
 """A board's machine: the accelerator behind the UART bridge, two wires and a few lamps."""
-from amaranth.hdl import Elaboratable, Module, Mux, ResetInserter, Signal, signed
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Elaboratable, Module, Mux, ResetSignal, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -35,8 +35,11 @@ class UartMachine(wiring.Component):
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         m.submodules.bridge = bridge = self.bridge
         machine = self.accelerator
-        m.submodules.machine = ResetInserter(bridge.machine_reset)(machine)
+        # a domain of its own, so that RESET reaches every register of the machine
+        m.domains.machine = ClockDomain("machine", local=True)
+        m.submodules.machine = DomainRenamer("machine")(machine)
         m.d.comb += [
+            ClockSignal("machine").eq(ClockSignal()), ResetSignal("machine").eq(ResetSignal() | bridge.machine_reset),
             receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),
             bridge.rx_data.eq(receiver.data), bridge.rx_valid.eq(receiver.valid),
             transmitter.data.eq(bridge.tx_data), transmitter.valid.eq(bridge.tx_valid), bridge.tx_ready.eq(transmitter.ready),

@@ -143,6 +143,18 @@ def enlargement(height: int, side: int) -> int:
     return side // height if height and side % height == 0 else 1
 
 
+def unpadded(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Images uint8 [N, H, W, C] without the zeros that `fitted` put around them for a larger network; others as they are.
+
+    So the committed sample of a data set, padded for a network of 32x32 pixels, serves one of 28x28 too.
+    """
+    edge = (images.shape[1] - side) // 2
+    if edge < 1 or images.shape[1:3] != (side + 2 * edge, side + 2 * edge):
+        return images
+    inner = images[:, edge:-edge, edge:-edge]
+    return np.ascontiguousarray(inner) if images.sum(dtype=np.int64) == inner.sum(dtype=np.int64) else images
+
+
 def fitted(images: NDArray[np.uint8], channels: int, side: int) -> NDArray[np.uint8]:
     """Images [N, C, H, W] as a machine takes them: uint8 [N, side, side, C]; DataError when they cannot fit.
 

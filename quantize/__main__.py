@@ -10,7 +10,7 @@ import numpy as np
 
 from model import config as configuration
 from model.config import Config
-from model.datasets import DATASETS
+from model.datasets import DATASETS, unpadded
 from quantize.layers import Network
 from quantize.measured import accuracy_file, measured
 
@@ -63,7 +63,7 @@ def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]
     if not sample.is_file():
         return {}
     with np.load(sample, allow_pickle=False) as found:
-        return {"activity": activity(network, found["images"][:ACTIVITY_IMAGES])}
+        return {"activity": activity(network, unpadded(found["images"][:ACTIVITY_IMAGES], network.model.image_size))}
 
 
 def _trained(path: Path) -> "SpikingNetwork":

@@ -75,15 +75,18 @@ class StreamSource:
 
 
 class StreamSink:
-    """Takes packets of `<prefix>_*`. `stall`: most cycles without ready at a time (0: always ready)."""
+    """Takes packets of `<prefix>_*`. `stall`: most cycles without ready at a time (0: always ready). `lazy`: ready comes only
+    once valid is there.
+    """
 
-    def __init__(self, dut: Any, prefix: str, clk: Any, stall: int = 0, seed: int = 0) -> None:
+    def __init__(self, dut: Any, prefix: str, clk: Any, stall: int = 0, seed: int = 0, lazy: bool = False) -> None:
         self._clk = clk
         self._data, self._valid, self._ready, self._last = (getattr(dut, f"{prefix}_{part}")
                                                             for part in ("tdata", "tvalid", "tready", "tlast"))
         self._stall, self._random = stall, random.Random(f"sink {seed} {prefix}")
         self.packets: deque[list[int]] = deque()
-        self._ready.value = int(stall == 0)
+        self._lazy = lazy
+        self._ready.value = int(stall == 0 and not lazy)
         self.task = cocotb.start_soon(self._run())
 
     async def _run(self) -> None:
@@ -100,6 +103,10 @@ class StreamSink:
             while not int(self._valid.value):
                 await RisingEdge(self._valid)
                 await edge
+            if self._lazy:
+                self._ready.value = 1
+                await edge
+                self._ready.value = 0
             packet.append(int(self._data.value))
             if int(self._last.value):
                 self.packets.append(packet)
@@ -110,13 +117,13 @@ class CocotbBus:
     """Ports `s_axil_*`, `s_axis_*`, `m_axis_*` and `irq` of `dut`; make it while reset is held or before."""
 
     def __init__(self, dut: Any, clk: Any = None, rst: Any = None, idle: int = 0, stall: int = 0,
-                 seed: int = 0) -> None:
+                 seed: int = 0, lazy: bool = False) -> None:
         clk, rst = (dut.clk if clk is None else clk), (dut.rst if rst is None else rst)
         self.lite = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), clk, rst)
         self.lite.write_if.log.setLevel("WARNING")
         self.lite.read_if.log.setLevel("WARNING")
         self.source = StreamSource(dut, "s_axis", clk, idle, seed)
-        self.sink = StreamSink(dut, "m_axis", clk, stall, seed)
+        self.sink = StreamSink(dut, "m_axis", clk, stall, seed, lazy)
         self._irq = getattr(dut, "irq", None)
 
     async def read32(self, address: int) -> int:

@@ -21,7 +21,8 @@ def of(config: Config, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     ValueError in one line where they are not there.
     """
     if not datasets.known(config.train.dataset).events:
-        return load(sample(config.train.dataset), count)
+        images, labels = load(sample(config.train.dataset), count)
+        return datasets.unpadded(images, config.model.image_size), labels
     pictures, labels = datasets.read(config.train.dataset, False, None, datasets.representation(config), count)
     if count > len(labels):
         raise ValueError(f"{config.train.dataset}: holds {len(labels)} test recordings, not {count}: ask for fewer")

@@ -15,6 +15,7 @@ from sim.axi_memory import AxiMemory, Timing
 from sim.cocotb_bus import CocotbBus, start_memory
 from sim.host import Host
 from sim.job import Answer, Job
+from sim.protocol import check_protocol
 from sim.streams import start_clock
 
 
@@ -47,4 +48,5 @@ async def run_images(dut: object) -> None:
     logits = [(await host.result()).tolist() for _ in images]
     await host.finish()
     counters = await host.counters()
+    check_protocol(dut)
     Answer(logits, counters.cycles, counters.events, counters.stalls, counters.image_index).save(Path(job.answer_file))
