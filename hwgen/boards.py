@@ -70,15 +70,19 @@ class Board:
 BOARDS: Mapping[str, Board] = {board.name: board for board in (
     Board("ulx3s", "Radiona ULX3S 85F (Lattice LFE5U-85F-6BG381C)", ECP5, Path("configs/ulx3s.toml"),
           Path("configs/fashion-tiny.mstn"), clock_hz=80e6, baud=1_000_000, constraints="ulx3s.lpf", router="nextpnr-ecp5",
-          route=("--85k", "--package", "CABGA381", "--speed", "6", "--freq", "{mhz}", "--timing-allow-fail", "--router", "router2",
-                 "--seed", "{seed}", "--json", "netlist.json", "--lpf", "{constraints}", "--report", "{report}", "--textcfg", "{placed}"),
+          route=("--85k", "--package", "CABGA381", "--speed", "6", "--freq", "{mhz}", "--timing-allow-fail",
+                  "--router", "router2",
+                 "--seed", "{seed}", "--json", "netlist.json", "--lpf", "{constraints}", "--report", "{report}", "--textcfg",
+                  "{placed}"),
           packer="ecppack", pack=("--compress", "--input", "{placed}", "--bit", "{bitstream}"), suffix=".bit",
           loader=("-b", "ulx3s")),
     Board("primer20k", "Sipeed Tang Primer 20K Dock (Gowin GW2A-LV18PG256C8/I7)", GW2A, Path("configs/primer20k.toml"),
           Path("configs/fashion-tiny.mstn"), clock_hz=27e6, baud=115_200, constraints="primer20k.cst",
           router="nextpnr-himbaechel-gowin",
-          route=("--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18C", "--freq", "{mhz}", "--timing-allow-fail", "--seed",
-                 "{seed}", "--json", "netlist.json", "--vopt", "cst={constraints}", "--report", "{report}", "--write", "{placed}"),
+          route=("--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18C", "--freq", "{mhz}", "--timing-allow-fail",
+                  "--seed",
+                 "{seed}", "--json", "netlist.json", "--vopt", "cst={constraints}", "--report", "{report}",
+                  "--write", "{placed}"),
           packer="gowin_pack", pack=("-d", "GW2A-18C", "-o", "{bitstream}", "{placed}"), suffix=".fs",
           loader=("-b", "tangprimer20k"), believed=False),
 )}
@@ -89,22 +93,23 @@ REPORT = """# {{ board.title }}: {{ report.network_name }}
 
 | | |
 |---|---|
-| machine | {{ m.lanes }} lanes, {{ m.rows_per_cycle }} weight rows a cycle, {{ m.fire_lanes }} fire lanes, {{ m.attention_rows }} attention \
-row(s), weights {{ m.weights }}, build {{ report.build_id[:16] }} |
-| clock | {{ report.clock_mhz }} MHz asked; best seed {{ report.fmax_mhz }} MHz{{ "" if board.believed else " by nextpnr, whose figure \
-for this family is not to be believed" }} |
+| machine | {{ m.lanes }} lanes, {{ m.rows_per_cycle }} weight rows a cycle, {{ m.fire_lanes }} fire lanes, \
+{{ m.attention_rows }} attention row(s), weights {{ m.weights }}, build {{ report.build_id[:16] }} |
+| clock | {{ report.clock_mhz }} MHz asked; best seed {{ report.fmax_mhz }} MHz{{ "" if board.believed else " by nextpnr, \
+whose figure for this family is not to be believed" }} |
 {%- if report.cycles %}
 | cycles an image | {{ "{:,}".format(report.cycles) }} (predicted at the activity that the network file records) |
 | images a second | {{ "{:,.0f}".format(report.images_per_second) }} at {{ report.clock_mhz }} MHz; \
-{{ "{:,.1f}".format(report.uart_images_per_second) }} where each image comes over the UART at {{ "{:,}".format(board.baud) }} baud |
+{{ "{:,.1f}".format(report.uart_images_per_second) }} where each image comes over the UART at \
+{{ "{:,}".format(board.baud) }} baud |
 {%- endif %}
 {%- for name, label in labels %}
 | {{ label }} | {{ "{:,}".format(report.used[name]) }} of {{ "{:,}".format(device.capacity[name]) }} ({{ "%.1f" % (100 * \
 report.share[name]) }} %) |
 {%- endfor %}
 | multipliers | {{ report.used.multipliers }} |
-| bitstream | {{ report.bitstream or "none: the clock was not met" }}{% if report.bitstream %}, {{ "{:,}".format(report.bytes) }} \
-bytes{% endif %} |
+| bitstream | {{ report.bitstream or "none: the clock was not met" }}{% if report.bitstream %}, \
+{{ "{:,}".format(report.bytes) }} bytes{% endif %} |
 
 | seed | MHz | seconds | critical path |
 |---|---|---|---|
@@ -158,12 +163,14 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config_file:
     write_if_changed(folder / "report.md", report_text(report, board))
     if not met:
         raise SynthError(f"{board.name}: the best of seeds {', '.join(map(str, seeds))} reaches {best.fmax_mhz} MHz, not "
-                         f"{board.clock_hz / 1e6:g} (critical: {best.start} -> {best.end}): try others with ARGS=\"--seeds 4,5,6\"")
+                         f"{board.clock_hz / 1e6:g} (critical: {best.start} -> {best.end}): try others with "
+                         "--seeds 4,5,6")
     return report
 
 
 def _flags(board: Board, flags: tuple[str, ...], seed: int) -> list[str]:
-    return [flag.format(mhz=f"{board.clock_hz / 1e6:g}", seed=seed, constraints=board.constraints, report=f"route-{seed}.json.part",
+    return [flag.format(mhz=f"{board.clock_hz / 1e6:g}", seed=seed, constraints=board.constraints,
+                        report=f"route-{seed}.json.part",
                         placed=f"route-{seed}.placed", bitstream=f"{board.name}{board.suffix}") for flag in flags]
 
 
@@ -193,7 +200,8 @@ def _report(board: Board, build: Build, folder: Path, routed: Sequence[Routed], 
         "seeds": [dataclasses.asdict(result) for result in routed], "cycles": cycles,
         "images_per_second": board.clock_hz / cycles if cycles else None,
         "uart_images_per_second": 1 / (wire_bytes * 10 / board.baud + cycles / board.clock_hz) if cycles else None,
-        "used": used, "share": {name: round(used[name] / size, 4) for name, size in board.device.capacity.items()}, "cells": cells,
+        "used": used, "share": {name: round(used[name] / size, 4) for name, size in board.device.capacity.items()},
+        "cells": cells,
         "placed": synth.utilisation(folder / f"route-{best.seed}.json"), "versions": versions, "synthesis_seconds": seconds,
         "bitstream": "", "bytes": 0}
 

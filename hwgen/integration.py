@@ -18,9 +18,11 @@ from model import config as configuration
 from model.config import ConfigError
 
 GROUPS = {"s_axil": "AXI4-Lite slave: registers", "irq": "interrupt, high while a cause is pending", "busy": "a run is under way",
-          "failed": "the machine holds an error", "s_axis": "AXI4-Stream in: images, memories", "m_axis": "AXI4-Stream out: logits",
+          "failed": "the machine holds an error", "s_axis": "AXI4-Stream in: images, memories",
+          "m_axis": "AXI4-Stream out: logits",
           "m_axi": "AXI4 master: external memory"}
-SIZED = {"weight_rows": 1, "spike_words": 1, "stream_words": 1, "param_words": 1, "rom_words": 1, "descriptors": 1, "transfers": 1}
+SIZED = {"weight_rows": 1, "spike_words": 1, "stream_words": 1, "param_words": 1, "rom_words": 1, "descriptors": 1,
+         "transfers": 1}
 """Depths change no port: any will do here."""
 
 Port = tuple[str, int, str]

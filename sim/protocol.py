@@ -114,10 +114,12 @@ class ProtocolMonitor(wiring.Component):
         m = self._m
         addresses, words, reads = Signal(8), Signal(8), Signal(8)
         answered, read = self._taken("s_axil_b"), self._taken("s_axil_r")
-        m.d.sync += [addresses.eq(addresses + self._taken("s_axil_aw") - answered), words.eq(words + self._taken("s_axil_w") - answered),
+        m.d.sync += [addresses.eq(addresses + self._taken("s_axil_aw") - answered),
+                     words.eq(words + self._taken("s_axil_w") - answered),
                      reads.eq(reads + self._taken("s_axil_ar") - read)]
         self._found |= {
-            "s_axil_b.early": self.s_axil_bvalid & ((addresses == 0) | (words == 0)), "s_axil_r.early": self.s_axil_rvalid & (reads == 0),
+            "s_axil_b.early": self.s_axil_bvalid & ((addresses == 0) | (words == 0)),
+            "s_axil_r.early": self.s_axil_rvalid & (reads == 0),
             "s_axil_b.response": self.s_axil_bvalid & (self.s_axil_bresp == 1),
             "s_axil_r.response": self.s_axil_rvalid & (self.s_axil_rresp == 1)}
 

@@ -20,7 +20,8 @@ from sim.runner import find_simulator, run_bench
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "integration.md").read_text(encoding="utf-8")
 CONFIG = ROOT / "configs" / "cifar10-tiny.toml"
-MODEL = ModelConfig(image_size=8, in_channels=1, classes=3, patch=2, embedding=8, depths=(1,), heads=(1,), window=2, mlp_ratio=1.0,
+MODEL = ModelConfig(image_size=8, in_channels=1, classes=3, patch=2, embedding=8, depths=(1,), heads=(1,), window=2,
+                    mlp_ratio=1.0,
                     levels=7)
 SMALL = MachineConfig(lanes=8, fire_lanes=4, head_lanes=8, window_tokens=4, attention_rows=1)
 
@@ -32,7 +33,8 @@ def blocks(language: str) -> list[str]:
 def lint(top: str, *sources: Path) -> None:
     tool = find_simulator("verilator")
     done = subprocess.run([str(tool.program), "--lint-only", "-Wall", "-Wno-fatal", "--top-module", top, *map(str, sources)],
-                          capture_output=True, text=True, check=False, env={**tool.env, "PATH": tool.env.get("PATH", "/usr/bin:/bin")})
+                          capture_output=True, text=True, check=False,
+                          env={**tool.env, "PATH": tool.env.get("PATH", "/usr/bin:/bin")})
     wrong = [line for line in done.stderr.splitlines() if re.match(r"%Error|%Warning-(PIN|WIDTH|IMPLICIT|UNDRIVEN)", line)]
     ours = [line for line in wrong if f"{top}.v" in line and "trace_" not in line]
     assert done.returncode == 0 and not ours, "\n".join(ours) or done.stderr
@@ -85,7 +87,7 @@ def test_bad_configuration_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_amaranth_template_compiles(tmp_path: Path) -> None:
     space: dict[str, object] = {}
-    exec(compile(blocks("python")[0], "docs/integration.md", "exec"), space)  # noqa: S102 (our own page)
+    exec(compile(blocks("python")[0], "docs/integration.md", "exec"), space)
     design = space["MySoc"](CONFIG)  # type: ignore[operator]
     file = tmp_path / "my_soc.v"
     file.write_text(convert(design, "my_soc"))

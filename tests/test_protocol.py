@@ -74,7 +74,8 @@ WAITS = {"s_axil_aw": 1, "s_axil_ar": 1, "s_axil_b": 3, "s_axil_r": 3, "s_axis_t
 """Channel -> the cycle in which it waits."""
 CHANNELS = [*WAITS, "s_axil_w"]
 FIRST = {"s_axil_aw": "awprot", "s_axil_ar": "arprot", "s_axil_b": "bresp", "s_axil_r": "rdata", "s_axis_t": "tdata",
-         "m_axis_t": "tdata", "m_axi_aw": "awqos", "m_axi_ar": "arcache", "m_axi_w": "wdata", "m_axi_r": "rdata", "m_axi_b": "bid"}
+         "m_axis_t": "tdata", "m_axi_aw": "awqos", "m_axi_ar": "arcache", "m_axi_w": "wdata", "m_axi_r": "rdata",
+         "m_axi_b": "bid"}
 
 
 def withdraw(channel: str, at: int) -> Callable[[list[Cycle]], None]:
@@ -139,7 +140,8 @@ BREAKS: dict[str, Callable[[list[Cycle]], None]] = {
     "m_axi_w.order": put(2, m_axi_wvalid=1, m_axi_wready=1),
     "m_axi_b.early": put(5, m_axi_bvalid=1), "m_axi_r.early": put(2, m_axi_rvalid=1, m_axi_rlast=1),
 }
-ALSO = {"m_axi_ar.crosses": {"m_axi_r.last"}, "m_axi_w.last": {"m_axi_w.order", "m_axi_b.early"}, "m_axi_w.order": {"m_axi_w.last"}}
+ALSO = {"m_axi_ar.crosses": {"m_axi_r.last"}, "m_axi_w.last": {"m_axi_w.order", "m_axi_b.early"},
+        "m_axi_w.order": {"m_axi_w.last"}}
 """Rules that fall with another one: a burst that ends early leaves beats behind it."""
 
 

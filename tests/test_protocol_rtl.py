@@ -1,4 +1,4 @@
-"""AXI compliance of the whole machine: the monitor of sim/protocol.py beside it, under random stalls and a host that is never ready."""
+"""AXI compliance of the whole machine: the monitor of sim/protocol.py beside it, under random stalls, and never ready."""
 from pathlib import Path
 
 import pytest

@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         config, machine, network = read_inputs(args)
         file = args.images_file or sample(config.train.dataset)
         random = args.random_weights is not None and args.images_file is None
-        images = random_images(config.model, 1, args.images) if random else unpadded(load(file, args.images)[0], config.model.image_size)
+        images = random_images(config.model, 1, args.images) if random else \
+            unpadded(load(file, args.images)[0], config.model.image_size)
         wanted = (config.model.image_size, config.model.image_size, config.model.in_channels)
         if images.shape[1:] != wanted:
             raise SocError(f"{file}: images are {list(images.shape[1:])}, the network takes {list(wanted)}: give --images-file")

@@ -88,7 +88,7 @@ async def valid_waits_for_no_ready(dut: Any) -> None:
     bus = CocotbBus(dut, lazy=True)
     bus.lite.write_if.b_channel.set_pause_generator(until(dut.s_axil_bvalid))
     bus.lite.read_if.r_channel.set_pause_generator(until(dut.s_axil_rvalid))
-    seen = {name: 0 for name in VALIDS}
+    seen = dict.fromkeys(VALIDS, 0)
 
     async def probe() -> None:
         while True:
@@ -103,7 +103,8 @@ async def valid_waits_for_no_ready(dut: Any) -> None:
                     getattr(dut, name).value = value
                 await ReadOnly()
                 after = [int(getattr(dut, name).value) for name in VALIDS]
-                assert after == before, f"VALID follows READY within a cycle: {dict(zip(VALIDS, zip(before, after, strict=True), strict=True))}"
+                assert after == before, ("VALID follows READY within a cycle: "
+                                         f"{dict(zip(VALIDS, zip(before, after, strict=True), strict=True))}")
                 await cocotb.triggers.Timer(1, "step")
             for name, value in zip(READYS, kept, strict=True):
                 getattr(dut, name).value = value
