@@ -20,6 +20,7 @@ from hwgen import netlist, synth
 from hwgen.config import machine_config
 from hwgen.emit import Build, emit
 from hwgen.files import digest, json_text, write_if_changed
+from hwgen.packed import pack
 from hwgen.program import CompileError
 from hwgen.schedule import predicted_cycles
 from hwgen.synth import Routed, SynthError
@@ -135,6 +136,7 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config_file:
     build = emit(network, machine_config(config.machine), config.masking, folder / "machine")
     write_if_changed(folder / f"{UART_TOP}.v", convert(
         UartMachine(build.machine, build.id32, board.divisor, build.program.images), UART_TOP))
+    write_if_changed(folder / "network.bin", pack(build.program, build.machine, config.masking, build.id32))
     sources = [folder / f"{UART_TOP}.v", FOLDER / board.name / "top.v"]
     constraints = FOLDER / board.name / board.constraints
     for path in (sources[1], constraints):

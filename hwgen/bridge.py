@@ -51,7 +51,7 @@ class Bridge(wiring.Component):
         m.submodules.answers = answers = Memory(shape=32, depth=MAX_WORDS, init=[])
         answer_write, answer_read = answers.write_port(), answers.read_port()
         m.d.comb += [
-            queue_reset.eq(reset_left != 0), self.machine_reset.eq(reset_left != 0),
+            queue_reset.eq(self.machine_reset),
             receiver.data.eq(self.rx_data), receiver.valid.eq(self.rx_valid),
             self.tx_data.eq(transmitter.data), self.tx_valid.eq(transmitter.valid), transmitter.ready.eq(self.tx_ready),
             answer_read.addr.eq(transmitter.address), transmitter.word.eq(answer_read.data), answer_read.en.eq(1),
@@ -60,6 +60,7 @@ class Bridge(wiring.Component):
             results.w_data.eq(Cat(self.m_axis_tdata, self.m_axis_tlast)),
             results.w_en.eq(self.m_axis_tvalid & ~queue_reset), self.m_axis_tready.eq(results.w_rdy & ~queue_reset),
         ]
+        m.d.sync += self.machine_reset.eq(reset_left != 0)
         with m.If(reset_left != 0):
             m.d.sync += reset_left.eq(reset_left - 1)
 
@@ -159,7 +160,7 @@ class Bridge(wiring.Component):
                     with m.If(~results.r_data[32]):
                         m.next = "TAKE"
             with m.State("ANSWER"):
-                with m.If(reset_left == 0):
+                with m.If((reset_left == 0) & ~self.machine_reset):
                     m.d.comb += transmitter.start.eq(1)
                     m.next = "SENDING"
             with m.State("SENDING"):  # whole frames that come meanwhile are dropped: the host repeats them

@@ -64,7 +64,7 @@ class FrameTransmitter(wiring.Component):
     """`start` (while `busy` is low) sends one answer: header, `status`, `info`, `words` words, CRC.
 
     All inputs stay stable while `busy`. Word `address` is asked for from a memory with a latency of one cycle: `word`. Bytes go
-    out on `data`/`valid`/`ready`, one every four cycles at most.
+    out on `data`/`valid`/`ready`, one every six cycles at most.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class FrameTransmitter(wiring.Component):
         m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
         front = HEADER_BYTES + ANSWER_BYTES
         index, body = Signal(range(front + 4 * MAX_WORDS + CRC_BYTES + 1)), Signal(range(front + 4 * MAX_WORDS + 1))
-        chosen, byte, special, in_crc = Signal(8), Signal(8), Signal(), Signal()
+        chosen, byte, word, special, in_crc = Signal(8), Signal(8), Signal(32), Signal(), Signal()
         offset = Signal(range(4 * MAX_WORDS + CRC_BYTES + 1))
         length = Signal(16)
         m.d.comb += [
@@ -91,8 +91,7 @@ class FrameTransmitter(wiring.Component):
                 with m.Case(number):
                     m.d.comb += chosen.eq(value)
             with m.Default():
-                m.d.comb += chosen.eq(Mux(index < body, self.word.word_select(offset[:2], 8),
-                                        crc.crc.word_select((index - body)[:2], 8)))
+                m.d.comb += chosen.eq(Mux(in_crc, crc.crc.word_select((index - body)[:2], 8), word.word_select(offset[:2], 8)))
         m.d.comb += self.busy.eq(1)
         with m.FSM():
             with m.State("IDLE"):
@@ -105,10 +104,16 @@ class FrameTransmitter(wiring.Component):
                 m.d.comb += [self.data.eq(END), self.valid.eq(1)]
                 with m.If(self.ready):
                     m.next = "FETCH"
-            with m.State("FETCH"):  # the word that `address` asks for comes
+            with m.State("FETCH"):  # the word that `address` asks for comes; then a register a step
+                m.next = "WORD"
+            with m.State("WORD"):
+                m.d.sync += [word.eq(self.word), in_crc.eq(index >= body)]
                 m.next = "SELECT"
             with m.State("SELECT"):
-                m.d.sync += [byte.eq(chosen), special.eq((chosen == END) | (chosen == ESCAPE)), in_crc.eq(index >= body)]
+                m.d.sync += byte.eq(chosen)
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.d.sync += special.eq((byte == END) | (byte == ESCAPE))
                 m.next = "BYTE"
             with m.State("BYTE"):
                 m.d.comb += [self.data.eq(Mux(special, ESCAPE, byte)), self.valid.eq(1)]

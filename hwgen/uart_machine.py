@@ -36,10 +36,12 @@ class UartMachine(wiring.Component):
         m.submodules.bridge = bridge = self.bridge
         machine = self.accelerator
         # a domain of its own, so that RESET reaches every register of the machine
+        reset = Signal(init=1)
+        m.d.sync += reset.eq(bridge.machine_reset)  # 1 while this domain itself is reset; a register: it goes everywhere
         m.domains.machine = ClockDomain("machine", local=True)
         m.submodules.machine = DomainRenamer("machine")(machine)
         m.d.comb += [
-            ClockSignal("machine").eq(ClockSignal()), ResetSignal("machine").eq(ResetSignal() | bridge.machine_reset),
+            ClockSignal("machine").eq(ClockSignal()), ResetSignal("machine").eq(reset),
             receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),
             bridge.rx_data.eq(receiver.data), bridge.rx_valid.eq(receiver.valid),
             transmitter.data.eq(bridge.tx_data), transmitter.valid.eq(bridge.tx_valid), bridge.tx_ready.eq(transmitter.ready),

@@ -1,6 +1,7 @@
 """Compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,13 @@ def run_top(
     idle: int,
     stall: int,
     memory: MemoryTiming = MemoryTiming(),  # noqa: B008 (frozen)
+    netlist: Sequence[Path] = (),
+    includes: Sequence[Path] = (),
 ) -> tuple[Answer, Path, Path | None]:
-    """The cocotb bench alone, on a build: what the host saw, the trace file, and the waveform where one was asked for."""
+    """The cocotb bench alone, on a build: what the host saw, the trace file, and the waveform where one was asked for.
+
+    `netlist`, with `includes`: sources that take the place of the build's Verilog.
+    """
     work = (build.folder / "sim").resolve()
     work.mkdir(parents=True, exist_ok=True)
     images_file, answer_file, trace_file = work / "images.npy", work / "answer.json", work / "trace.txt"
@@ -133,9 +139,10 @@ def run_top(
     wrapper = work / f"{WRAPPER}.v"
     write_if_changed(wrapper, wrapper_verilog(build.machine))
     results = run_bench(
-        name="top",
+        name="netlist" if netlist else "top",
         toplevel=WRAPPER,
-        sources=[build.verilog, wrapper],
+        sources=[*(netlist or [build.verilog]), wrapper],
+        includes=includes,
         test_module="sim.tb.tb_top",
         build_dir=work,
         simulator=simulator,
