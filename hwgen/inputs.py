@@ -14,10 +14,11 @@ from quantize.random_network import TRAINED, random_network
 __all__ = ["CompileError", "ConfigError", "NetworkError", "network_arguments", "read_inputs"]
 
 
-def network_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds --config, --network, --random-weights and --trained-activity."""
-    command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
-    command.add_argument("--network", type=Path, help="network file (default: beside the configuration)")
+def network_arguments(command: argparse.ArgumentParser, *, config: str = "", network: str = "beside the configuration") -> None:
+    """Adds --config, --network, --random-weights and --trained-activity; `config`, `network`: defaults, in words ("": none)."""
+    command.add_argument("--config", required=not config, type=Path,
+                         help=f"default: {config}" if config else "such as configs/cifar10-tiny.toml")
+    command.add_argument("--network", type=Path, help=f"network file (default: {network})")
     command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
     command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
 

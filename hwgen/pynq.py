@@ -17,20 +17,20 @@ from hwgen.boards import FOLDER, ROOT
 from hwgen.config import machine_config
 from hwgen.emit import MMIO, emit, emit_mmio
 from hwgen.files import digest, json_text, write_if_changed
+from hwgen.inputs import network_arguments, read_inputs
 from hwgen.integration import ports
 from hwgen.packed import pack
 from hwgen.program import CompileError
 from hwgen.registers import WINDOW_ADDRESS_BITS
 from hwgen.synth import SynthError
 from hwgen.synth_devices import XILINX7
-from model import config as configuration
 from model.config import Config, ConfigError
-from quantize import network as network_file
 from quantize.layers import Network, NetworkError
 
 NAME, PART, CLOCK_MHZ, ADDRESS = "pynq-z2", "xc7z020clg400-1", 50, "0x43C00000"
 VENDOR, LIBRARY, VERSION = "mst", "user", "1.0"
 TOP = "mst_axi"
+CONFIG, NETWORK = Path("configs") / "pynq-z2.toml", Path("configs") / "cifar10-tiny.mstn"
 GENERATED = (f"{TOP}.v", "package_ip.tcl", "block_design.tcl", "mst_overlay.py")
 ZYNQ = dataclasses.replace(XILINX7, name="xilinx-7z020", part="AMD Zynq XC7Z020 (PYNQ-Z2)",
                            capacity={"luts": 53200, "registers": 106400, "block_rams": 140})
@@ -79,14 +79,12 @@ def utilisation(folder: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, and synthesise unless told not to; an error is one line and exit code 2."""
     top = argparse.ArgumentParser(prog="python -m hwgen.pynq", description=__doc__)
-    top.add_argument("--config", type=Path, default=Path("configs/pynq-z2.toml"))
-    top.add_argument("--network", type=Path, default=Path("configs/cifar10-tiny.mstn"))
+    network_arguments(top, config=str(CONFIG), network=str(NETWORK))
     top.add_argument("--no-synth", action="store_true", help="only write the files")
     args = top.parse_args(argv)
     try:
-        config, network = configuration.load(args.config), network_file.load(args.network)
-        if network.model != config.model:
-            raise NetworkError(f"{args.network}: its model differs from [model] of {args.config}")
+        args.config, args.network = args.config or CONFIG, args.network or NETWORK
+        config, _, network = read_inputs(args)
         for path in generate(network, config, ROOT / NAME):
             print(path)
         if not args.no_synth:

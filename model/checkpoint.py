@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from model.config import AnyModel, MaskingConfig, described, read_model, read_table
 from model.factory import network
@@ -71,6 +72,22 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
+    """The state of `optimiser` as tensors for `write`, named "optimiser.<parameter>.<name>"."""
+    return {f"optimiser.{index}.{name}": value for index, entry in optimiser.state_dict()["state"].items()
+            for name, value in entry.items()}
+
+
+def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimiser_tensors` gave; other names are left alone."""
+    state = optimiser.state_dict()
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".")
+            state["state"].setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(state)
 
 
 def describe(model: SpikingNetwork) -> dict[str, Any]:

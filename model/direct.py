@@ -18,6 +18,7 @@ from model import checkpoint
 from model import config as configuration
 from model.config import Config, MaskingConfig
 from model.data import Augment, Images, fit, load_for
+from model.datasets import DATASETS
 from model.factory import network
 from model.neuron import LfsrMasks, StepwiseEngine
 from model.qcfs import QCFS
@@ -90,7 +91,8 @@ class FineTuner:
         self.config, self.model, self.folder = config, model, folder
         self.steps, self.epochs, self.images, self.batch, self.rate, self.seed = steps, epochs, images, batch, rate, seed
         pixels = fit(data.images[:count], config.model.in_channels, config.model.image_size)
-        self.augment, self.labels = Augment(pixels), data.labels[:count]
+        mirrors = DATASETS[config.train.dataset].mirrors
+        self.augment, self.labels = Augment(pixels, config.train.crop_pad, mirrors), data.labels[:count]
         self.optimiser = torch.optim.AdamW(groups(model, 0.0), lr=rate)
         self.epoch = 0
         self.log: list[dict[str, float]] = []
@@ -109,19 +111,12 @@ class FineTuner:
         if info["identity"] != self.identity:
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to other settings: remove it, or give another --runs")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        state = self.optimiser.state_dict()
-        for key, value in tensors.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".")
-                state["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(state)
+        checkpoint.restore_optimiser(self.optimiser, tensors)
         self.epoch, self.log = info["epoch"], info["log"]
 
     def save(self) -> None:
         """Write the resumable state."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | checkpoint.optimiser_tensors(self.optimiser)
         checkpoint.write(self.state_path, tensors, STATE_FORMAT,
                          {"identity": self.identity, "epoch": self.epoch, "log": self.log})
 

@@ -161,12 +161,7 @@ class Trainer:
                                              "remove it, or train with --restart")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.mean.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
-        state = self.optimiser.state_dict()
-        for key, value in tensors.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".")
-                state["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(state)
+        checkpoint.restore_optimiser(self.optimiser, tensors)
         self.epoch, self.log = info["epoch"], info["log"]
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(info["scaler"])
@@ -174,9 +169,7 @@ class Trainer:
     def save(self) -> None:
         """Write the resumable state and the averaged network (`last.safetensors`) of this epoch."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in entry.items()}
+        tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()} | checkpoint.optimiser_tensors(self.optimiser)
         info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict()}
         checkpoint.save(self.folder / "last.safetensors", self.mean, self.info())
         checkpoint.write(self.state_path, tensors, checkpoint.STATE_FORMAT, info)
