@@ -16,8 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- only for make synth and make bench")
 LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
 EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
-TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "bitstream", "program", "pynq", "post-synth", "events", "test",
-           "train", "quantize", "rtl", "golden", "report", "check", "clean", "distclean")
+TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "bitstream", "program", "pynq", "post-synth", "events",
+           "test", "train", "quantize", "rtl", "golden", "report", "check", "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
