@@ -4,7 +4,7 @@ Rules of Arm's AXI and AXI-Stream specifications (IHI 0022, IHI 0051), by channe
 
   withdrawn    VALID, once high, stays high until READY (A3.2.1; stream 2.2.1)
   changed      the payload stays as it is while VALID waits for READY (likewise)
-  reset        VALID is low while and just after reset (A3.1.2; stream 2.8.2)
+  reset        VALID is low in the first cycle after reset (A3.1.2; stream 2.8.2)
   response     AXI4-Lite knows OKAY, SLVERR and DECERR, not EXOKAY (B1.1.1)
   early        a response without its request: B before its AW and its last W, R before its AR (A3.3.1)
   last         WLAST, or RLAST, on a beat that is not the burst's last, or not on it (A3.4.1)
