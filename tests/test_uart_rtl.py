@@ -11,7 +11,7 @@ from firmware.host.cli import main
 from firmware.host.driver import HostError, MachineError
 from firmware.host.frames import Decoder, encode
 from firmware.host.link import Link, LinkBus, LinkError
-from firmware.host.session import Session, load_file
+from firmware.host.session import Session, load_file, run
 from firmware.host.simulated import SimulatedWire
 from hwgen.config import MachineConfig
 from hwgen.emit import emit
@@ -135,6 +135,16 @@ def test_one_fault_changes_nothing(board: Board, fault: str, at: int) -> None:
             assert link.repeated > before
 
 
+def test_nothing_is_executed_twice(board: Board) -> None:
+    """The answer to each request is lost once, so each is sent twice: streams, results and starts among them."""
+    seen = iter(range(1 << 20))
+    session, link = session_over(board, back=lambda data: data if next(seen) % 2 else b"")
+    with session:
+        before = link.sent
+        assert session.classify(IMAGES[1], 1).logits.tolist() == board.logits[1].tolist()
+        assert link.repeated >= link.sent - before > 5
+
+
 def test_a_dead_line_is_one_error_in_bounded_time(board: Board) -> None:
     session, link = session_over(board, out=lambda data: b"")
     with session:
@@ -162,6 +172,19 @@ def test_a_session_after_a_cut_connection(board: Board) -> None:
         other = Session(LinkBus(Link(link.wire, TIMEOUT)))
         other.load(load_file(board.packed))
         assert other.classify(IMAGES[2], 2).logits.tolist() == board.logits[2].tolist()
+
+
+def test_reset_ends_a_run(board: Board) -> None:
+    """RESET while the machine waits for its image: it is idle at once, without an abort, and right afterwards."""
+    session, link = session_over(board)
+    with session:
+        run(session.host.start(1))
+        link.request(Operation.STREAM, bytes(24))
+        assert run(session.host.read_field("STATUS", "busy")) == 1
+        link.request(Operation.RESET)
+        assert run(session.host.read_field("STATUS", "busy")) == 0
+        session.load(load_file(board.packed))
+        assert session.classify(IMAGES[2], 2).logits.tolist() == board.logits[2].tolist()
 
 
 def test_errors_of_the_machine_are_named_and_cleared(board: Board) -> None:
