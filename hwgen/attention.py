@@ -71,11 +71,11 @@ class AttentionUnit(wiring.Component):
         scored = SCORE_STAGES + machine.planes  # the stage in which a count leaves the score lanes
 
         value = Signal(range(machine.window_tokens))
-        with m.If(stages[scored + 2][1]):
+        with m.If(stages[scored + 1][1]):
             m.d.sync += value.eq(0)
-        with m.Elif(stages[scored + 3][0]):
+        with m.Elif(stages[scored + 2][0]):
             m.d.sync += value.eq(value + 1)
-        addresses = (Cat(query, query_bank), Cat(key, bank), Cat(value, stages[scored + 3][3]))
+        addresses = (Cat(query, query_bank), Cat(key, bank), Cat(value, stages[scored + 2][3]))
         q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
 
         for r in range(rows):
@@ -88,8 +88,9 @@ class AttentionUnit(wiring.Component):
                 lanes.q[r].eq(now), score_rows.a[r].eq(lanes.a[r]), self.rom[r].address.eq(score_rows.address[r]),
                 self.rom[r].en.eq(stages[scored + 2][0]),
                 sums.entry[r].eq(self.rom[r].data), sums.allow[r].eq(score_rows.allow[r])]
+        m.d.sync += sums.v.eq(v & mask)  # a register: behind it stand the products of every channel
         m.d.comb += [
-            lanes.k.eq(k), sums.v.eq(v & mask),
+            lanes.k.eq(k),
             score_rows.before.eq(stages[scored - 1][1]), score_rows.valid.eq(stages[scored][0]),
             sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]),
             sums.last.eq(stages[scored + 6][2]),
