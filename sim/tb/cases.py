@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwgen.config import MachineConfig
 from hwgen.descriptors import GEMM, After
 from hwgen.fire import PLANES_MAX
-from hwgen.gemm_cycles import LOGITS_DELAY, write_delay
+from hwgen.gemm_cycles import logits_delay, write_delay
 from hwgen.gemm_desc import NO_EDGE
 from hwgen.parameters import BRANCH, NEURON, pack_channel
 from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
@@ -275,7 +275,7 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
         for group in range(groups):
             if after == After.LOGITS:
                 sums = pack_lanes(_group(acc[token] + bias, group, lanes), LOGIT_BITS)
-                writes.append(Write("logits", int(group == groups - 1), sums, group + 1 + LOGITS_DELAY, token))
+                writes.append(Write("logits", int(group == groups - 1), sums, group + 1 + logits_delay(m), token))
             elif after != After.COUNTS:
                 word = pack_lanes(_group(stream[token], group, lanes), STREAM_BITS)
                 writes.append(Write("stream", stream_base + token * stream_step + group, word, group + b + 5, token))
@@ -285,7 +285,7 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
                                 groups + write_delay(m) + index, token))
     state = jump(start_state(seed, image), LEAP * (ROW_DRAWS * row0 + column0))
     return FireCase(fields, masked, state, int(override), override_ratio, neuron, branch, initial, writes,
-                    groups + LOGITS_DELAY if after == After.LOGITS else groups + write_delay(m) - 1 + out_words)
+                    groups + logits_delay(m) if after == After.LOGITS else groups + write_delay(m) - 1 + out_words)
 
 
 def _group(values: NDArray[np.integer], group: int, lanes: int) -> Ints:
