@@ -4,7 +4,7 @@
 
 #define MST_ID_VALUE 0x4D535431u
 #define MST_WINDOW_ID_VALUE 0x4D535457u
-#define MST_VERSION_VALUE 3u
+#define MST_VERSION_VALUE 4u
 #define MST_MAP_BYTES 0x2000u /* of the address space: the machine's registers, then the stream window's */
 
 /* magic number, "MST1" */
@@ -78,6 +78,9 @@
 
 /* depth of each transfer program memory */
 #define MST_CAP_TRANSFERS_OFFSET 0x034u
+
+/* most time steps of an image; 0: the machine fires `exact`, in one */
+#define MST_CAP_STEPS_OFFSET 0x038u
 
 /* control */
 #define MST_CTRL_OFFSET 0x040u
@@ -177,6 +180,11 @@
 /* stalled cycles, high word as of the last read of the low word */
 #define MST_STALLS_HI_OFFSET 0x08Cu
 
+/* time steps */
+#define MST_STEPS_OFFSET 0x090u
+#define MST_STEPS_VALUE_SHIFT 0 /* rw: time steps of each image, 1 to CAP_STEPS; after reset CAP_STEPS. Of no effect where CAP_STEPS is 0 */
+#define MST_STEPS_VALUE_MASK 0x000007FFu
+
 /* magic number, "MSTW": behind these registers there is a stream window */
 #define MST_WINDOW_ID_OFFSET 0x100u
 
@@ -236,7 +244,8 @@ enum {
     X(LOAD_RANGE, 4, "a load went past the end of its memory: check LOAD_ADDRESS and the capability registers") \
     X(BUSY, 5, "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0") \
     X(LOAD_TARGET, 6, "a packet came for a memory that cannot be loaded: see LOAD_TARGET") \
-    X(MEMORY_FAULT, 7, "external memory answered with an error: check MEMORY_BASE and what lies there")
+    X(MEMORY_FAULT, 7, "external memory answered with an error: check MEMORY_BASE and what lies there") \
+    X(BAD_STEPS, 8, "start was written while STEPS is 0 or above CAP_STEPS: write a number that the machine has")
 
 /* A packed network: words of its header, of an entry of its section table. Little-endian. */
 #define MST_PACKED_MAGIC_VALUE 0x4D53544Eu
