@@ -5,6 +5,7 @@ Ports are flat: structured ones appear as one vector, packed as Amaranth packs t
 """
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,19 @@ from hwgen.weights import WeightMemory
 from model.masking import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 from sim.runner import Results, run_bench
+from sim.tb.step_duts import POTENTIAL_WORDS, DivideDut, PotentialDut
 
+_STEPS = MachineConfig(lanes=16, rows_per_cycle=2, planes=1, fire_lanes=4, acc_bits=24, firing="stepwise", steps=4, level_bits=3,
+                       potential_bits=30, current_bits=20, head_lanes=6, neuron_potentials=256, norm_potentials=256,
+                       output_potentials=POTENTIAL_WORDS)
 MACHINES = {
     "narrow": MachineConfig(lanes=8, rows_per_cycle=1, planes=3, fire_lanes=4, queue_depth=2, acc_bits=24),
     "wide": MachineConfig(lanes=16, rows_per_cycle=2, planes=2, fire_lanes=8, queue_depth=5),
     "binary": MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=8, acc_bits=32, weight_bits=4),
     "deep": MachineConfig(lanes=16, rows_per_cycle=2, planes=4, fire_lanes=2, acc_bits=30),
+    "steps": _STEPS,
+    "steps_single": replace(_STEPS, attention_rows=1, level_bits=1, fire_lanes=8),
+    "steps_quad": replace(_STEPS, attention_rows=4, level_bits=4),
 }
 """The parameter sets of the benches, by name; the variable MACHINE tells a bench which one was built."""
 
@@ -324,4 +332,4 @@ class MemoryDut(wiring.Component):
 
 DUTS: dict[str, Callable[[MachineConfig], wiring.Component]] = {
     "lfsr": LfsrDut, "extract": ExtractDut, "lanes": LanesDut, "fire": FireDut, "gemm": GemmDut,
-    "sequencer": SequencerDut, "memory": MemoryDut}
+    "sequencer": SequencerDut, "memory": MemoryDut, "potential": PotentialDut, "attention_divide": DivideDut}
