@@ -55,7 +55,7 @@ class Access:
 def charge_near(rng: random.Random, v: Exact, threshold: Exact) -> Exact:
     """A charge of any size, or one that takes v to the threshold, or beside it."""
     low, high = limits(CHARGE_BITS, True)
-    drawn = [int(t - old) + rng.choice([-1, 0, 1]) if rng.random() < 0.4
+    drawn = [int(t) - int(old) + rng.choice([-1, 0, 1]) if rng.random() < 0.4
              else rng.randint(*limits(rng.choice((4, 14, 22, CHARGE_BITS)), True)) for old, t in zip(v, threshold, strict=True)]
     return np.clip(np.array(drawn, np.float64), low, high)
 
@@ -66,7 +66,7 @@ def random_steps(rng: random.Random, levels: int, lanes: int, steps: int, gap: i
     Every word is visited in the first step, some in each later one, as soon as they may be or up to `gap` cycles later.
     """
     words = rng.sample(range(POTENTIAL_WORDS), rng.choice([1, 3, LEAST, LEAST + 1, POTENTIAL_WORDS]))
-    threshold = {word: levels * thresholds(rng, lanes) for word in words}
+    threshold = {word: levels * thresholds(rng, lanes).astype(np.float64) for word in words}
     kept: dict[int, Exact] = {}
     parts: list[list[Access]] = [[], []]
     at, last = -1, dict.fromkeys(words, -LEAST)
@@ -78,7 +78,7 @@ def random_steps(rng: random.Random, levels: int, lanes: int, steps: int, gap: i
             at = max(at + 1, last[word] + LEAST) + rng.randint(0, gap)
             last[word] = at
             # half a threshold is only what the charge is drawn from: what is expected comes from the golden
-            charge = charge_near(rng, kept.get(word, threshold[word] // 2), threshold[word])
+            charge = charge_near(rng, kept.get(word, threshold[word] / 2), threshold[word])
             sums, spikes, kept[word] = neuron(kept.get(word), charge, threshold[word], enable)
             parts[step > 0].append(Access(at, word, charge, threshold[word] // levels, sums, spikes))
     return parts
@@ -108,8 +108,7 @@ async def _part(dut: Any, rng: random.Random, part: list[Access], label: str) ->
     opened, charged = ({access.at + later: access for access in part} for later in (0, 1))
     summed, fired = ({access.at + 1 + later: access for access in part} for later in (SUM_STAGES, NEURON_STAGES))
     boards = [Scoreboard([pack_lanes(getattr(access, name).astype(np.int64), width) for access in part],
-                         label=lambda index, name=name: f"{label}: {name} {index}, word {part[index].address}", show=hex)
-              for name, width in (("sums", bits), ("spikes", 1))]
+                         label=f"{label}: {name} {{}}".format, show=hex) for name, width in (("sums", bits), ("spikes", 1))]
     for cycle in range(part[-1].at + LEAST if part else 0):
         now, due = opened.get(cycle), charged.get(cycle)
         dut.valid.value, dut.address.value = int(now is not None), rng.randrange(POTENTIAL_WORDS) if now is None else now.address
