@@ -19,11 +19,9 @@ from model.config import Config, MaskingConfig
 from model.masking import SpikeMask
 from quantize.layers import Network
 from sim.golden.network import Trace
-from sim.golden.network import run as run_golden
-from sim.golden.stepwise import run_stepwise
 from sim.job import Answer, Job
 from sim.runner import SimulationFailed, run_bench
-from sim.verify import Verdict, verify
+from sim.verify import Verdict, golden_trace, time_steps, verify
 from sim.wrapper import WRAPPER, wrapper_verilog
 
 EXTERNAL_BASE = 0x1000_0000
@@ -77,26 +75,12 @@ def simulate(
     masking = masked_config(config, ratio)
     mask = SpikeMask.of(masking)
     count = time_steps(build.machine, steps)
-    if build.machine.stepwise:
-        trace = run_stepwise(network, images, count, mask=mask, first_image=first_image, keep=True).runs()
-    else:
-        trace = run_golden(network, images, mask=mask, first_image=first_image)
+    trace = golden_trace(network, build.machine, images, mask=mask, first_image=first_image, steps=count)
     memory = memory or MemoryTiming()
     answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
                                           memory, steps=steps or 0)
     verdict = verify(build.program, trace, images, answer, trace_file, memory, steps=count)
     return Outcome(verdict, build, trace, images, mask, masking, waveform)
-
-
-def time_steps(machine: MachineConfig, steps: int | None) -> int:
-    """Time steps of an image on `machine`: `steps`, or all that it has; 1 where it fires `exact`. ValueError: not to be had."""
-    if steps is None:
-        return machine.steps if machine.stepwise else 1
-    if not machine.stepwise:
-        raise ValueError(f"steps = {steps}: this machine fires in one step: set [machine] firing = \"stepwise\"")
-    if not 1 <= steps <= machine.steps:
-        raise ValueError(f"steps must be 1 to {machine.steps} on this machine, not {steps}: set [machine] steps = {steps}")
-    return steps
 
 
 def run_top(

@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.config import MachineConfig
 from hwgen.descriptors import Kind
 from hwgen.schedule import LayerCycles, predict
 from hwgen.steps import Part, Program, Step
 from hwgen.timeline import MemoryTiming
+from model.masking import SpikeMask
 from quantize.formats import STREAM_BITS
+from quantize.layers import Network
 from sim.golden.gemm import patches
-from sim.golden.network import Trace
+from sim.golden.network import Trace, run
+from sim.golden.stepwise import run_stepwise
 from sim.job import Answer
 from sim.trace_file import Record, read_trace, unpack_words
 
@@ -54,6 +58,33 @@ class Verdict:
             good = self.images - len(self.mismatched_images)
             return f"FAIL {good}/{self.images} images, {layers}; {cycles}: {self.failures[0]}"
         return f"PASS {self.images}/{self.images} images, {layers}, bit-exact; {cycles}"
+
+
+def time_steps(machine: MachineConfig, steps: int | None) -> int:
+    """Time steps of an image on `machine`: `steps`, or all that it has; 1 where it fires `exact`. ValueError: not to be had."""
+    if steps is None:
+        return machine.steps if machine.stepwise else 1
+    if not machine.stepwise:
+        raise ValueError(f"steps = {steps}: this machine fires in one step: set [machine] firing = \"stepwise\"")
+    if not 1 <= steps <= machine.steps:
+        raise ValueError(f"steps must be 1 to {machine.steps} on this machine, not {steps}: set [machine] steps = {steps}")
+    return steps
+
+
+def golden_trace(network: Network, machine: MachineConfig, images: NDArray[np.uint8], *, mask: SpikeMask | None = None,
+                 first_image: int = 0, steps: int = 1) -> Trace:
+    """What `machine` must store, by the golden model; of a stepwise one `StepTrace.runs()` of `steps` time steps."""
+    if machine.stepwise:
+        return run_stepwise(network, images, steps, mask=mask, first_image=first_image, keep=True).runs()
+    return run(network, images, mask=mask, first_image=first_image)
+
+
+def golden_logits(network: Network, machine: MachineConfig, images: NDArray[np.uint8], *, mask: SpikeMask | None = None,
+                  first_image: int = 0, steps: int = 1) -> Ints:
+    """The logits [B, classes] alone, in bounded memory."""
+    if machine.stepwise:
+        return run_stepwise(network, images, steps, mask=mask, first_image=first_image).logits[-1]
+    return run(network, images, mask=mask, first_image=first_image, keep=False).logits.astype(np.int64)
 
 
 def stored(trace: Trace, program: Program, images: NDArray[np.uint8]) -> dict[str, NDArray[np.integer]]:

@@ -27,7 +27,7 @@ class StepTrace:
     def runs(self) -> Trace:
         """The kept steps as one Trace of images and steps, step within image: the order in which the machine runs them.
 
-        `logits`: the running sums, [B * steps, classes].
+        `logits`: the running sums, [B * steps, classes]. ValueError where they leave int32, which no machine would do.
         """
         def joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
             return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
@@ -37,7 +37,9 @@ class StepTrace:
 
         outputs = {layer: {what: joined([step.outputs[layer][what] for step in self.steps]) for what in found}
                    for layer, found in self.steps[0].outputs.items()}
-        logits = self.logits.transpose(1, 0, 2).reshape(-1, self.logits.shape[2])
+        if self.logits.size and not -1 << 31 <= int(self.logits.min()) <= int(self.logits.max()) < 1 << 31:
+            raise ValueError(f"the sums of {len(self.steps)} time steps leave 32 bits: use fewer steps")
+        logits = self.logits.transpose(1, 0, 2).reshape(-1, self.logits.shape[2]).astype(np.int32)
         return Trace(logits, outputs, *(join(pick) for pick in ("inputs", "before", "scores", "scores_before")))
 
     @property
