@@ -18,6 +18,13 @@ MUTATIONS = {
     "halt": ("stops/cause=failed", "(0, 1)), expected"),
 }
 """For each wrong expectation a test that must see it, and its message."""
+STEPWISE = {
+    "seed": ("programs/longest=4/stall=0", "start_"),
+    "image": ("programs/longest=4/stall=0", "start_image of cycle"),
+    "early": ("programs/longest=4/stall=0", "image_done of cycle"),
+    "initial": ("programs/longest=4/stall=0", "initial and last_step are (0, "),
+}
+"""The same of a stepwise machine."""
 
 
 def test_programs(bench_dir: Path, any_simulator: str) -> None:
@@ -31,3 +38,20 @@ def test_bench_can_fail(bench_dir: Path, mutate: str) -> None:
     testcase, message = MUTATIONS[mutate]
     results = bench(bench_dir.parent / "builds", "sequencer", "narrow", mutate=mutate, testcase=testcase)
     assert (results.passed, results.failed) == (0, 1) and message in results.tests[0].message, results.summary()
+
+
+def test_time_steps(bench_dir: Path, any_icarus: str) -> None:
+    """A stepwise machine's runs. On Icarus only: the mutations below run on Verilator."""
+    results = bench(bench_dir.parent / "builds", "sequencer", "steps", any_icarus)
+    assert (results.passed, results.failed) == (7, 0), results.summary()
+
+
+@pytest.mark.parametrize("mutate", ["", *STEPWISE])
+def test_bench_of_time_steps_can_fail(bench_dir: Path, mutate: str) -> None:
+    """The right expectation passes; a wrong one turns the bench red, for the right reason."""
+    testcase, message = STEPWISE.get(mutate, ("programs/longest=4/stall=0", ""))
+    results = bench(bench_dir.parent / "builds", "sequencer", "steps", mutate=mutate, testcase=testcase)
+    if mutate:
+        assert (results.passed, results.failed) == (0, 1) and message in results.tests[0].message, results.summary()
+    else:
+        assert (results.passed, results.failed) == (1, 0), results.summary()

@@ -275,15 +275,15 @@ class SequencerDut(wiring.Component):
     """The sequencer on its program memory, reset after `halt` or by `abort_run` as the machine does it."""
 
     INPUTS = ("run", "first", "images", "image_index", "seed", "failed", "unit_done", "results_idle", "reads",
-              "writes")
+              "writes", "time_steps")
     OUTPUTS = ("finished", "busy", "error", "image_done", "payload", "mask_state", "start_image", "start_gemm",
-               "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled")
+               "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled", "last_step")
 
     def __init__(self, m: MachineConfig) -> None:
         self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))
         members = self.sequencer.signature.members
         super().__init__({**{name: members[name] for name in (*self.INPUTS, *self.OUTPUTS)},
-                          "header": Out(PROGRAM_BITS), "abort_run": In(1), "load": In(_load_signature(PROGRAM_BITS))})
+                          "header": Out(PROGRAM_BITS), "first_step": Out(1), "abort_run": In(1), "load": In(_load_signature(PROGRAM_BITS))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -296,7 +296,7 @@ class SequencerDut(wiring.Component):
         _load(m, self.load, PROGRAM, program.write)
         m.d.comb += [getattr(sequencer, name).eq(getattr(self, name)) for name in self.INPUTS]
         m.d.comb += [getattr(self, name).eq(getattr(sequencer, name)) for name in self.OUTPUTS]
-        m.d.comb += self.header.eq(sequencer.header)
+        m.d.comb += [self.header.eq(sequencer.header), self.first_step.eq(sequencer.initial)]  # `initial` is a word of Verilog
         return m
 
 
