@@ -283,7 +283,8 @@ class SequencerDut(wiring.Component):
         self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))
         members = self.sequencer.signature.members
         super().__init__({**{name: members[name] for name in (*self.INPUTS, *self.OUTPUTS)},
-                          "header": Out(PROGRAM_BITS), "first_step": Out(1), "abort_run": In(1), "load": In(_load_signature(PROGRAM_BITS))})
+                          "header": Out(PROGRAM_BITS), "first_step": Out(1), "abort_run": In(1),
+                          "load": In(_load_signature(PROGRAM_BITS))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -296,7 +297,8 @@ class SequencerDut(wiring.Component):
         _load(m, self.load, PROGRAM, program.write)
         m.d.comb += [getattr(sequencer, name).eq(getattr(self, name)) for name in self.INPUTS]
         m.d.comb += [getattr(self, name).eq(getattr(sequencer, name)) for name in self.OUTPUTS]
-        m.d.comb += [self.header.eq(sequencer.header), self.first_step.eq(sequencer.initial)]  # `initial` is a word of Verilog
+        m.d.comb += [self.header.eq(sequencer.header),
+                     self.first_step.eq(sequencer.initial)]  # `initial` is a word of Verilog
         return m
 
 
