@@ -164,7 +164,7 @@ class LanesDut(wiring.Component):
 
 def _fire_inputs(m: MachineConfig) -> dict[str, object]:
     return {"start": In(1), "done": Out(1), "desc": In(layout(GEMM)), "masked": In(1), "mask_state": In(WIDTH),
-            "mask_override": In(1), "override_ratio": In(8)}
+            "mask_override": In(1), "override_ratio": In(8), "first_step": In(1), "last_step": In(1)}
 
 
 def _written(width: int) -> wiring.Signature:
@@ -202,8 +202,8 @@ class FireDut(wiring.Component):
 
 
 def _control(m: Module, dut: object, unit: object) -> None:
-    for name in ("start", "desc", "masked", "mask_state", "override", "override_ratio"):
-        outer = "mask_override" if name == "override" else name  # Verilator refuses a port called override
+    for name in ("start", "desc", "masked", "mask_state", "override", "override_ratio", "initial", "last_step"):
+        outer = {"override": "mask_override", "initial": "first_step"}.get(name, name)  # those are words of SystemVerilog
         m.d.comb += getattr(unit, name).eq(getattr(dut, outer))
     m.d.comb += dut.done.eq(unit.done)  # type: ignore[attr-defined]
 
