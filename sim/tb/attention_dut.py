@@ -65,8 +65,10 @@ class AttentionDut(wiring.Component):
         m.submodules.spikes = spikes = Scratchpad(width=machine.word_bits, depth=SPIKE_WORDS)
         m.submodules.rom = rom = RowMemory(width=2 * machine.rom_bits, depth=ROM_WORDS, ports=machine.attention_rows)
         busy, follow, second = Signal(), Signal(), Signal()
+        desc = Mux(second, self.desc1.as_value(), self.desc0.as_value())
         m.d.comb += [
-            unit.start.eq(self.start | follow), unit.desc.eq(Mux(second, self.desc1.as_value(), self.desc0.as_value())),
+            # behind the last layer there is another unit's descriptor
+            unit.start.eq(self.start | follow), unit.desc.eq(Mux(busy | self.start, desc, ~desc)),
             unit.mask_state.eq(Mux(second, self.mask_state1, self.mask_state0)), unit.initial.eq(self.first_step),
             spikes.read.address.eq(Mux(busy, unit.spike_read.address, self.look_address)),
             spikes.read.en.eq(Mux(busy, unit.spike_read.en, 1)),

@@ -32,7 +32,7 @@ from sim.runner import Results, run_bench
 from sim.tb.step_duts import POTENTIAL_WORDS, DivideDut, PotentialDut
 
 _STEPS = MachineConfig(lanes=16, rows_per_cycle=2, planes=1, fire_lanes=4, acc_bits=24, firing="stepwise", steps=4, level_bits=3,
-                       potential_bits=30, current_bits=20, head_lanes=6, neuron_potentials=256, norm_potentials=256,
+                       potential_bits=30, current_bits=20, head_lanes=6, neuron_potentials=512, norm_potentials=256,
                        output_potentials=POTENTIAL_WORDS)
 MACHINES = {
     "narrow": MachineConfig(lanes=8, rows_per_cycle=1, planes=3, fire_lanes=4, queue_depth=2, acc_bits=24),

@@ -60,9 +60,9 @@ def random_steps(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[
     steps, count, channels = acc.shape
     levels = (1 << m.level_bits) - 1
     fields, place = random_tile(rng, m, (count, channels), tokens, after, part)
-    groups, span = fields["groups"] + 1, min(m.neuron_potentials, m.norm_potentials) // PARTS
-    potential_step = groups + rng.randint(0, 2)
-    bases = [part % PARTS * span + rng.randint(0, span - count * potential_step) for _ in range(2)]
+    potential_step = fields["groups"] + 1 + rng.randint(0, 2)
+    spans = [depth // PARTS for depth in (m.neuron_potentials, m.norm_potentials)]  # unlike: no base can stand for the other
+    bases = [part % PARTS * span + rng.randint(0, span - count * potential_step) for span in spans]
     scaled = rng.randint(0, 1)
     fields |= {"phases": int(after != After.LOGITS), "scaled": scaled, "potential_step": potential_step,
                "potential_base": bases[0], "norm_base": bases[1]}
