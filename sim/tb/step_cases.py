@@ -63,6 +63,8 @@ def random_steps(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[
     potential_step = fields["groups"] + 1 + rng.randint(0, 2)
     spans = [depth // PARTS for depth in (m.neuron_potentials, m.norm_potentials)]  # unlike: no base can stand for the other
     bases = [part % PARTS * span + rng.randint(0, span - count * potential_step) for span in spans]
+    if after != After.NORM:  # nothing of it is used: it may lie on another tile's
+        bases[1] = rng.randint(0, m.norm_potentials - 1)
     scaled = rng.randint(0, 1)
     fields |= {"phases": int(after != After.LOGITS), "scaled": scaled, "potential_step": potential_step,
                "potential_base": bases[0], "norm_base": bases[1]}

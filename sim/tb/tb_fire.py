@@ -93,12 +93,13 @@ def _random_shape(rng: random.Random, m: MachineConfig) -> tuple[tuple[int, int]
 
 
 async def _time_steps(dut: Any, m: MachineConfig, rng: random.Random, after: After, idle: int, index: int) -> None:
-    """Tiles in turns, for some time steps."""
+    """Tiles in turns, for some time steps; the second one of any kind."""
     tiles = []
     for part in range(step_cases.PARTS):
         tokens, channels = _random_shape(rng, m)
         acc = np.array([random_sums(rng, m, tokens[0] * tokens[1], channels) for _ in range(step_cases.STEPS)])
-        tiles.append((acc, step_cases.random_steps(rng, m, acc, tokens, after, part)))
+        kind = After((after + part * index) % len(After))
+        tiles.append((acc, step_cases.random_steps(rng, m, acc, tokens, kind, part)))
     for step in range(step_cases.STEPS):
         dut.first_step.value, dut.last_step.value = int(step == 0), int(step == step_cases.STEPS - 1)
         for part, (acc, found) in enumerate(tiles):
