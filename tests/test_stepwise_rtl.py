@@ -12,7 +12,7 @@ from hwgen.config import MachineConfig, machine_config
 from hwgen.emit import emit
 from hwgen.multipliers import multipliers
 from hwgen.program import CompileError, compile_network
-from model.config import Config, MaskingConfig, QuantizeConfig, TrainConfig
+from model.config import Config, MaskingConfig, QuantizeConfig, TrainConfig, read_model
 from model.masking import SpikeMask
 from quantize.random_network import random_images, random_network
 from sim.fast.verify_all import verify_all
@@ -112,6 +112,18 @@ def test_compiled_path_and_report(builds: Path, tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "`stepwise`, 16 time steps" in text and "| potentials |" in text
     assert f"{round(outcome.verdict.cycles_per_image):,}" in text
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+def test_convolutions(builds: Path, kind: str) -> None:
+    """Convolutions, residuals between them, and a head that takes spikes: every layer of every step, over the compiled path."""
+    model = read_model({"kind": kind, "image_size": 8, "in_channels": 1, "classes": 5, "levels": 7, "widths": [6, 10],
+                        "depths": [1, 1], **({"dense": [9]} if kind == "vgg" else {})})
+    masking = MaskingConfig(("conv",), 0.25)
+    network = random_network(model, 1)
+    build = emit(network, machine_config({**KNOBS, "steps": 5}), masking, builds / kind)
+    summary = verify_all(build, network, masking, random_images(model, 2, 2), every=1, processes=1, quiet=True, resume=False)
+    assert summary.passed and summary.traced == summary.images == 2, summary.failures
 
 
 def test_the_serial_divider_is_only_there_where_it_is_needed(builds: Path) -> None:
