@@ -79,8 +79,12 @@
 /* depth of each transfer program memory */
 #define MST_CAP_TRANSFERS_OFFSET 0x034u
 
-/* most time steps of an image; 0: the machine fires `exact`, in one */
-#define MST_CAP_STEPS_OFFSET 0x038u
+/* capability: firing */
+#define MST_CAP_FIRING_OFFSET 0x038u
+#define MST_CAP_FIRING_STEPS_SHIFT 0 /* const: most time steps of an image; 0: the machine fires `exact`, in one */
+#define MST_CAP_FIRING_STEPS_MASK 0x000007FFu
+#define MST_CAP_FIRING_LEVEL_BITS_SHIFT 16 /* const: b of the network's levels, L = 2^b - 1, where it fires in time steps; else 0 */
+#define MST_CAP_FIRING_LEVEL_BITS_MASK 0x00070000u
 
 /* control */
 #define MST_CTRL_OFFSET 0x040u
@@ -182,7 +186,7 @@
 
 /* time steps */
 #define MST_STEPS_OFFSET 0x090u
-#define MST_STEPS_VALUE_SHIFT 0 /* rw: time steps of each image, 1 to CAP_STEPS; after reset CAP_STEPS. Of no effect where CAP_STEPS is 0 */
+#define MST_STEPS_VALUE_SHIFT 0 /* rw: time steps of each image, 1 to CAP_FIRING.steps, which it is after reset; of no effect where that is 0 */
 #define MST_STEPS_VALUE_MASK 0x000007FFu
 
 /* magic number, "MSTW": behind these registers there is a stream window */
@@ -245,11 +249,11 @@ enum {
     X(BUSY, 5, "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0") \
     X(LOAD_TARGET, 6, "a packet came for a memory that cannot be loaded: see LOAD_TARGET") \
     X(MEMORY_FAULT, 7, "external memory answered with an error: check MEMORY_BASE and what lies there") \
-    X(BAD_STEPS, 8, "start was written while STEPS is 0 or above CAP_STEPS: write a number that the machine has")
+    X(BAD_STEPS, 8, "start was written while STEPS is 0 or above CAP_FIRING.steps: write a number that the machine has")
 
 /* A packed network: words of its header, of an entry of its section table. Little-endian. */
 #define MST_PACKED_MAGIC_VALUE 0x4D53544Eu
-#define MST_PACKED_FORMAT_VALUE 1u
+#define MST_PACKED_FORMAT_VALUE 2u
 #define MST_PACKED_EXTERNAL 0x100u /* a section's target: external memory */
 enum {
     MST_PACKED_MAGIC = 0, /* "MSTN" */
@@ -262,22 +266,23 @@ enum {
     MST_PACKED_CAP_ATTENTION = 7, /* what CAP_ATTENTION must hold */
     MST_PACKED_CAP_FORMAT = 8, /* what CAP_FORMAT must hold */
     MST_PACKED_CAP_MEMORY = 9, /* what CAP_MEMORY must hold */
-    MST_PACKED_WEIGHT_ROWS = 10, /* least CAP_WEIGHT_ROWS */
-    MST_PACKED_SPIKE_WORDS = 11, /* least CAP_SPIKE_WORDS */
-    MST_PACKED_STREAM_WORDS = 12, /* least CAP_STREAM_WORDS */
-    MST_PACKED_PARAM_WORDS = 13, /* least CAP_PARAM_WORDS */
-    MST_PACKED_ROM_WORDS = 14, /* least CAP_ROM_WORDS */
-    MST_PACKED_DESCRIPTORS = 15, /* least CAP_DESCRIPTORS */
-    MST_PACKED_TRANSFERS = 16, /* least CAP_TRANSFERS */
-    MST_PACKED_IMAGE_SIDE = 17, /* pixels of an image's side */
-    MST_PACKED_IMAGE_CHANNELS = 18, /* bytes of a pixel */
-    MST_PACKED_PATCH = 19, /* pixels of a patch's side */
-    MST_PACKED_CLASSES = 20, /* logits of an image */
-    MST_PACKED_MASK_SEED = 21, /* MASK_SEED as configured */
-    MST_PACKED_MASK_CTRL = 22, /* MASK_CTRL as configured */
-    MST_PACKED_EXTERNAL_BYTES = 23, /* bytes of external memory that a run uses, from MEMORY_BASE on; 0: none */
-    MST_PACKED_SECTIONS = 24, /* entries of the section table */
-    MST_PACKED_WORDS = 25
+    MST_PACKED_CAP_FIRING = 10, /* what CAP_FIRING must hold */
+    MST_PACKED_WEIGHT_ROWS = 11, /* least CAP_WEIGHT_ROWS */
+    MST_PACKED_SPIKE_WORDS = 12, /* least CAP_SPIKE_WORDS */
+    MST_PACKED_STREAM_WORDS = 13, /* least CAP_STREAM_WORDS */
+    MST_PACKED_PARAM_WORDS = 14, /* least CAP_PARAM_WORDS */
+    MST_PACKED_ROM_WORDS = 15, /* least CAP_ROM_WORDS */
+    MST_PACKED_DESCRIPTORS = 16, /* least CAP_DESCRIPTORS */
+    MST_PACKED_TRANSFERS = 17, /* least CAP_TRANSFERS */
+    MST_PACKED_IMAGE_SIDE = 18, /* pixels of an image's side */
+    MST_PACKED_IMAGE_CHANNELS = 19, /* bytes of a pixel */
+    MST_PACKED_PATCH = 20, /* pixels of a patch's side */
+    MST_PACKED_CLASSES = 21, /* logits of an image */
+    MST_PACKED_MASK_SEED = 22, /* MASK_SEED as configured */
+    MST_PACKED_MASK_CTRL = 23, /* MASK_CTRL as configured */
+    MST_PACKED_EXTERNAL_BYTES = 24, /* bytes of external memory that a run uses, from MEMORY_BASE on; 0: none */
+    MST_PACKED_SECTIONS = 25, /* entries of the section table */
+    MST_PACKED_WORDS = 26
 };
 enum {
     MST_SECTION_TARGET = 0, /* a LOAD_TARGET, or 0x100 for external memory */

@@ -61,8 +61,9 @@ REGISTERS: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
     "CAP_TRANSFERS": (0x034, {
         "value": (0, 32),  # const
     }),
-    "CAP_STEPS": (0x038, {
-        "value": (0, 32),  # const
+    "CAP_FIRING": (0x038, {
+        "steps": (0, 11),  # const
+        "level_bits": (16, 3),  # const
     }),
     "CTRL": (0x040, {
         "start": (0, 1),  # pulse
@@ -190,6 +191,6 @@ ERRORS = {
     5: ("BUSY", "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0"),
     6: ("LOAD_TARGET", "a packet came for a memory that cannot be loaded: see LOAD_TARGET"),
     7: ("MEMORY_FAULT", "external memory answered with an error: check MEMORY_BASE and what lies there"),
-    8: ("BAD_STEPS", "start was written while STEPS is 0 or above CAP_STEPS: write a number that the machine has"),
+    8: ("BAD_STEPS", "start was written while STEPS is 0 or above CAP_FIRING.steps: write a number that the machine has"),
 }
 """ERROR.code -> (name, meaning)."""

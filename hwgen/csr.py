@@ -84,7 +84,7 @@ class Csr(wiring.Component):
 
         # start, abort, errors
         refused, misled, error = Signal(), Signal(), Signal(8)
-        most = self._constants["CAP_STEPS", "value"]
+        most = self._constants["CAP_FIRING", "steps"]
         wrong_steps: Value = (self.steps == 0) | (self.steps > most) if most else Const(0, 1)
         asked = written["CTRL", "start"]
         m.d.comb += [

@@ -89,7 +89,7 @@ ERROR_DOC: Mapping[ErrorCode, str] = {
     ErrorCode.BUSY: "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0",
     ErrorCode.LOAD_TARGET: "a packet came for a memory that cannot be loaded: see LOAD_TARGET",
     ErrorCode.MEMORY_FAULT: "external memory answered with an error: check MEMORY_BASE and what lies there",
-    ErrorCode.BAD_STEPS: "start was written while STEPS is 0 or above CAP_STEPS: write a number that the machine has",
+    ErrorCode.BAD_STEPS: "start was written while STEPS is 0 or above CAP_FIRING.steps: write a number that the machine has",
 }
 
 
@@ -211,7 +211,10 @@ REGISTERS: tuple[Register, ...] = (
         Field("outstanding", 7, 19, "const", "bursts under way in each direction"),
     ), "capability: external memory"),
     _word("CAP_TRANSFERS", 0x34, "const", "depth of each transfer program memory"),
-    _word("CAP_STEPS", 0x38, "const", "most time steps of an image; 0: the machine fires `exact`, in one"),
+    Register("CAP_FIRING", 0x38, (
+        Field("steps", STEPS_BITS, 0, "const", "most time steps of an image; 0: the machine fires `exact`, in one"),
+        Field("level_bits", 3, 16, "const", "b of the network's levels, L = 2^b - 1, where it fires in time steps; else 0"),
+    ), "capability: firing"),
     Register("CTRL", 0x40, (
         Field("start", 1, 0, "pulse", "run IMAGES images from PROGRAM_START on"),
         Field("abort", 1, 1, "pulse", "stop at once and forget the run and the packet under way; registers and loaded memories "
@@ -261,8 +264,8 @@ REGISTERS: tuple[Register, ...] = (
     _word("STALLS_LO", 0x88, "ro", "cycles in which only external memory kept a descriptor waiting, low word: read it first"),
     _word("STALLS_HI", 0x8C, "ro", "stalled cycles, high word as of the last read of the low word", latched_by="STALLS_LO"),
     Register("STEPS", 0x90, (
-        Field("value", STEPS_BITS, 0, "rw", "time steps of each image, 1 to CAP_STEPS; after reset CAP_STEPS. Of no effect where "
-              "CAP_STEPS is 0"),
+        Field("value", STEPS_BITS, 0, "rw", "time steps of each image, 1 to CAP_FIRING.steps, which it is after reset; of no "
+              "effect where that is 0"),
     ), "time steps"),
 )
 
@@ -331,7 +334,8 @@ def constants(m: MachineConfig, build_id: int) -> dict[tuple[str, str], int]:
         ("CAP_MEMORY", "bits"): m.memory_bits, ("CAP_MEMORY", "burst"): m.memory_burst if m.memory_bits else 0,
         ("CAP_MEMORY", "outstanding"): m.memory_outstanding if m.memory_bits else 0,
         ("CAP_TRANSFERS", "value"): m.transfers if m.memory_bits else 0,
-        ("CAP_STEPS", "value"): m.steps if m.stepwise else 0, ("STEPS", "value"): m.steps if m.stepwise else 0,
+        ("CAP_FIRING", "steps"): m.steps if m.stepwise else 0,
+        ("CAP_FIRING", "level_bits"): m.level_bits if m.stepwise else 0, ("STEPS", "value"): m.steps if m.stepwise else 0,
     }
     for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors"):
         depth = getattr(m, name)

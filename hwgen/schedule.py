@@ -135,8 +135,7 @@ def layer_table(program: Program) -> str:
     and, when the network file records its activity (`notes["activity"]`: layer -> events per input channel), the cycles at
     that activity.
     """
-    activity = program.network.notes.get("activity")
-    rates: Mapping[str, float] = activity if isinstance(activity, dict) else {}
+    rates = _activity(program)
     lines = [f"{'layer':<14}{'tiles':>6}{'weight rows':>13}{'spike words':>13}{'least':>10}{'predicted':>11}{'most':>10}"]
     totals = [0, 0, 0]
     rows = _weight_rows(program)
@@ -157,18 +156,26 @@ def layer_table(program: Program) -> str:
         f"{'total':<14}{len(program.steps):>6}{sum(rows.values()):>13}{'':>13}{totals[0]:>10}"
         f"{totals[1] or '-':>11}{totals[2]:>10}"
     )
-    if not rates:
+    if program.machine.stepwise:
+        lines.append("cycles are of one time step, whose spikes no file records: `make sim` predicts each one exactly")
+    elif not rates:
         lines.append("predicted: the network file records no activity; `make sim` predicts each image exactly")
     return "\n".join(lines)
 
 
 def predicted_cycles(program: Program) -> int | None:
     """Cycles of an image at the activity that the network file records; None when it records none (see `layer_table`)."""
-    rates = program.network.notes.get("activity")
-    if not isinstance(rates, dict):
+    rates = _activity(program)
+    if not rates:
         return None
     return sum(_at_rate(program, [step for step in program.steps if step.layer == name], rates.get(name, 0.0))
                for name in program.layers)
+
+
+def _activity(program: Program) -> Mapping[str, float]:
+    """Events per input channel by layer, as recorded for `exact` firing; empty where nothing is recorded for this machine."""
+    activity = program.network.notes.get("activity")
+    return activity if isinstance(activity, dict) and not program.machine.stepwise else {}
 
 
 def _weight_rows(program: Program) -> dict[str, int]:
