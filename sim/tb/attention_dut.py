@@ -29,7 +29,7 @@ MACHINES = {
     "quad": MachineConfig(lanes=64, planes=3, attention_rows=4, head_lanes=16, window_tokens=16),
     "parts": MachineConfig(lanes=8, planes=2, attention_rows=2, head_lanes=33, window_tokens=16, rom_bits=10),
     "steps": _STEPS,
-    "steps_quad": replace(_STEPS, attention_rows=4, level_bits=2, lanes=8),
+    "steps_quad": replace(_STEPS, attention_rows=4, level_bits=2, lanes=8, head_lanes=5),
 }
 """The parameter sets of the bench, by name; the variable MACHINE tells it which one was built."""
 

@@ -31,7 +31,7 @@ from quantize.formats import LOGIT_BITS, STREAM_BITS
 from sim.runner import Results, run_bench
 from sim.tb.step_duts import POTENTIAL_WORDS, DivideDut, PotentialDut
 
-_STEPS = MachineConfig(lanes=16, rows_per_cycle=2, planes=1, fire_lanes=4, acc_bits=24, firing="stepwise", steps=4, level_bits=3,
+_STEPS = MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=2, acc_bits=24, firing="stepwise", steps=4, level_bits=3,
                        potential_bits=30, current_bits=20, head_lanes=6, neuron_potentials=512, norm_potentials=256,
                        output_potentials=POTENTIAL_WORDS)
 MACHINES = {
@@ -40,7 +40,7 @@ MACHINES = {
     "binary": MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=8, acc_bits=32, weight_bits=4),
     "deep": MachineConfig(lanes=16, rows_per_cycle=2, planes=4, fire_lanes=2, acc_bits=30),
     "steps": _STEPS,
-    "steps_single": replace(_STEPS, attention_rows=1, level_bits=1, fire_lanes=8),
+    "steps_single": replace(_STEPS, attention_rows=1, level_bits=1, fire_lanes=4),
     "steps_quad": replace(_STEPS, attention_rows=4, level_bits=4),
 }
 """The parameter sets of the benches, by name; the variable MACHINE tells a bench which one was built."""

@@ -12,7 +12,6 @@ import cocotb
 import numpy as np
 from numpy.typing import NDArray
 
-import sim.golden.stepwise as golden
 from hwgen.config import MachineConfig
 from hwgen.limits import current_bound
 from model.masking import LEAP, ROW_DRAWS, STEP_SEED, WIDTH, draws, jump, start_state
@@ -20,6 +19,7 @@ from quantize.formats import SCORE_SHIFT
 from quantize.layers import Attention
 from sim.golden.attention import Softmax, geometry
 from sim.golden.fire import Exact
+from sim.golden.stepwise import _Stepwise
 from sim.tb.attention_cases import Case, Image, assemble, draw_cases
 from sim.tb.attention_dut import MACHINES, ROM_WORDS, RUNS, SPIKE_WORDS
 from sim.tb.duts import mutated
@@ -28,7 +28,7 @@ from sim.tb.tb_attention import begin, placed, run_layers
 STEPS = 3
 
 
-class Layer(golden._Stepwise):
+class Layer(_Stepwise):
     """One attention layer, its random ROM, and what the golden keeps from step to step."""
 
     def __init__(self, m: MachineConfig, case: Case, number: int) -> None:

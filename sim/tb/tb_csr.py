@@ -193,11 +193,12 @@ async def counters(dut: Any) -> None:
 
 @cocotb.test()
 async def time_steps(dut: Any) -> None:
-    """STEPS resets to CAP_STEPS; a start with 0 or more of them is refused with BAD_STEPS; an exact machine ignores it."""
+    """STEPS resets to CAP_FIRING.steps; a start with 0 or more of them is refused with BAD_STEPS; an exact machine ignores it."""
     csrs = await begin(dut)
     m = CONFIGS[os.environ["HOST_DUT"]]
     most = m.steps if m.stepwise else 0
-    assert [await csrs.read("CAP_STEPS"), await csrs.read("STEPS"), int(dut.steps.value)] == [most] * 3
+    cap = MAP["CAP_FIRING"].field("steps").get(await csrs.read("CAP_FIRING"))
+    assert [cap, await csrs.read("STEPS"), int(dut.steps.value)] == [most] * 3
     starts, above = 0, os.environ.get("CSR_STEPS") == "1"
     for steps in (most, 0, 1, most + 1, 2 * most + 1, (1 << STEPS_BITS) - 1, most):
         await pulse(dut, "done")
