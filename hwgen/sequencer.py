@@ -31,9 +31,9 @@ class Sequencer(wiring.Component):
     The top resets the sequencer
     in the cycle after `halt`: a jump under way would otherwise outlast the run. `images` of 0 runs one.
 
-    A stepwise machine runs the program `time_steps` times for each image, with other mask draws each time (`model.masking`).
-    `initial` and `last_step` are levels, from END to END; IMAGE is only started in the initial step, and `image_done` comes
-    with the last one.
+    A stepwise machine runs the program `time_steps` times for each image, with other mask draws each time (`model.masking`);
+    their number is taken with `run`. `initial` and `last_step` are levels, from END to END; IMAGE is only started in the
+    initial step, and `image_done` comes with the last one.
     """
 
     def __init__(self, m: MachineConfig, address_bits: int) -> None:
@@ -100,9 +100,10 @@ class Sequencer(wiring.Component):
             m.d.sync += words[arrived].eq(word)
         state, seed = Signal(WIDTH), Signal(WIDTH)
         step, step_seed = Signal(STEPS_BITS), Signal(WIDTH)
+        time_steps = Signal(STEPS_BITS)
         m.d.comb += [
             seed.eq(self.seed ^ step_seed if self.m.stepwise else self.seed),
-            self.last_step.eq(step + 1 == self.time_steps if self.m.stepwise else 1),
+            self.last_step.eq(step + 1 == time_steps if self.m.stepwise else 1),
             state.eq(Mux(seed == self.image_index, 1, seed ^ self.image_index)),
             jump.start.eq(arriving & (arrived == 0)),
             jump.state.eq(state),
@@ -149,6 +150,8 @@ class Sequencer(wiring.Component):
         with m.If(self.run):
             m.d.comb += [begin.eq(1), restart.eq(1)]
             m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0), step.eq(0), step_seed.eq(0), self.initial.eq(1)]
+            if self.m.stepwise:
+                m.d.sync += time_steps.eq(self.time_steps)
         with m.Elif(dispatch):
             m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result),
                          self.in_gemm.eq(next_header.kind == Kind.GEMM), self.in_attention.eq(next_header.kind == Kind.ATTENTION)]
