@@ -2,7 +2,8 @@
 
 A feed-forward pipeline that never stalls: offset -> b phases of soft reset (compare, subtract `threshold << p`) -> spike
 mask -> residual (stream += gain * count, as gated shifts) -> offset -> b phases, or rounding shift -> spike mask -> packed
-spike words. The token is outermost: no membrane potential is ever stored in memory.
+spike words. The token is outermost: no membrane potential is ever stored in memory. (A stepwise machine stores them: there the
+b phases are the three stages of `hwgen.potential`.)
 
 Timing: `ready` in cycle h starts a token; its group g is at stage 0 in cycle h + 1 + g; its first spike word is written
 `gemm_cycles.write_delay` cycles after its last group was at stage 0.
@@ -33,7 +34,8 @@ class FireUnit(wiring.Component):
     """Neuron, residual, second neuron or requantise, masks and packing for the tokens of one GEMM descriptor.
 
     `start`: pulse, with `desc` and `mask_state` (LFSR state before the first draw) stable from then on. `done`: pulse in the
-    cycle of the last write. Logits leave through `logits` instead of the scratchpad.
+    cycle of the last write. Logits leave through `logits` instead of the scratchpad. `initial`, `last_step`: levels of a stepwise
+    machine; its logits, summed over the time steps, leave in the last one.
     """
 
     def __init__(self, m: MachineConfig) -> None:
