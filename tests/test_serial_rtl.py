@@ -8,13 +8,14 @@ import pytest
 from firmware.host.driver import HostError
 from firmware.host.serial_port import SerialWire
 from firmware.host.session import Session, load_file
-from hwgen.config import MachineConfig
+from hwgen.config import MachineConfig, machine_config
 from hwgen.emit import emit
 from hwgen.packed import pack
 from model.config import MaskingConfig, ModelConfig
 from model.masking import SpikeMask
 from quantize.random_network import random_images, random_network
 from sim.golden.network import run as golden
+from sim.golden.stepwise import run_stepwise
 from sim.uart import build
 from sim.uart.pty import PtyBoard
 
@@ -47,6 +48,26 @@ def test_images_over_a_serial_port(tmp_path: Path) -> None:
         port = board.port
     with pytest.raises(HostError, match=f"{port}: cannot be opened"):
         Session.open(port)
+
+
+def test_time_steps_over_a_serial_port(tmp_path: Path) -> None:
+    """The host sets the time steps of a machine that fires step by step; more than it has are refused."""
+    network = random_network(MODEL, 4)
+    machine = machine_config({"lanes": 8, "fire_lanes": 4, "attention_rows": 1, "firing": "stepwise", "steps": 6})
+    made = emit(network, machine, MASKING, Path("rtl/build/benches/test_serial_rtl").resolve())
+    program, file = build(made), tmp_path / "network.bin"
+    file.write_bytes(pack(made.program, made.machine, MASKING, made.id32))
+    images = random_images(MODEL, 9, 1)
+    logits = run_stepwise(network, images, 6, mask=SpikeMask.of(MASKING)).logits[:, 0]
+    with PtyBoard(program) as board, Session.open(board.port, timeout=TIMEOUT) as session:
+        session.load(load_file(file))
+        assert np.array_equal(session.classify(images[0]).logits, logits[5])
+        for steps in (2, 6, 1):
+            session.set_steps(steps)
+            assert np.array_equal(session.classify(images[0]).logits, logits[steps - 1])
+        with pytest.raises(HostError, match="the machine cannot run 7 time steps: it takes 1 to 6"):
+            session.set_steps(7)
+    assert (logits[1] != logits[5]).any()
 
 
 def test_a_port_that_ends_is_one_line() -> None:
