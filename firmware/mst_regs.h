@@ -186,7 +186,7 @@
 
 /* time steps */
 #define MST_STEPS_OFFSET 0x090u
-#define MST_STEPS_VALUE_SHIFT 0 /* rw: time steps of each image, 1 to CAP_FIRING.steps, which it is after reset; of no effect where that is 0 */
+#define MST_STEPS_VALUE_SHIFT 0 /* rw: time steps of each image, taken at start: 1 to CAP_FIRING.steps, which it is after reset; of no effect where that is 0 */
 #define MST_STEPS_VALUE_MASK 0x000007FFu
 
 /* magic number, "MSTW": behind these registers there is a stream window */

@@ -264,8 +264,8 @@ REGISTERS: tuple[Register, ...] = (
     _word("STALLS_LO", 0x88, "ro", "cycles in which only external memory kept a descriptor waiting, low word: read it first"),
     _word("STALLS_HI", 0x8C, "ro", "stalled cycles, high word as of the last read of the low word", latched_by="STALLS_LO"),
     Register("STEPS", 0x90, (
-        Field("value", STEPS_BITS, 0, "rw", "time steps of each image, 1 to CAP_FIRING.steps, which it is after reset; of no "
-              "effect where that is 0"),
+        Field("value", STEPS_BITS, 0, "rw", "time steps of each image, taken at start: 1 to CAP_FIRING.steps, which it is "
+              "after reset; of no effect where that is 0"),
     ), "time steps"),
 )
 
