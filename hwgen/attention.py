@@ -61,7 +61,7 @@ class AttentionUnit(wiring.Component):
             lane = mask[c * machine.planes:(c + 1) * machine.planes]
             m.d.sync += lane.eq((desc.head_size > c).replicate(machine.planes))
 
-        key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
+        next_key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
         # With each key, by stage: valid, first and last of its pass, buffer bank.
         stages = [issue]
         for index in range(SCORE_STAGES + machine.planes + 6):
@@ -75,7 +75,7 @@ class AttentionUnit(wiring.Component):
             m.d.sync += value.eq(0)
         with m.Elif(stages[scored + 2][0]):
             m.d.sync += value.eq(value + 1)
-        addresses = (Cat(query, query_bank), Cat(key, bank), Cat(value, stages[scored + 2][3]))
+        addresses = (Cat(query, query_bank), next_key, Cat(value, stages[scored + 2][3]))
         q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
 
         for r in range(rows):
@@ -88,9 +88,10 @@ class AttentionUnit(wiring.Component):
                 lanes.q[r].eq(now), score_rows.a[r].eq(lanes.a[r]), self.rom[r].address.eq(score_rows.address[r]),
                 self.rom[r].en.eq(stages[scored + 2][0]),
                 sums.entry[r].eq(self.rom[r].data), sums.allow[r].eq(score_rows.allow[r])]
-        m.d.sync += sums.v.eq(v & mask)  # a register: behind it stand the products of every channel
+        late_k = Signal(lane_bits, reset_less=True)  # registers behind k and v: then come the products of every channel
+        m.d.sync += [late_k.eq(k), sums.v.eq(v & mask)]
         m.d.comb += [
-            lanes.k.eq(k),
+            lanes.k.eq(late_k),
             score_rows.before.eq(stages[scored - 1][1]), score_rows.valid.eq(stages[scored][0]),
             sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]),
             sums.last.eq(stages[scored + 6][2]),
@@ -100,9 +101,9 @@ class AttentionUnit(wiring.Component):
     def _sequence(self, m: Module, loader: AttentionLoader) -> tuple[Value, Value, Value, Value, list[Value], Value]:
         """Slots of passes of keys.
 
-        Returns key index and bank, query index and bank, which waiting query row its fetch has reached, and the issue
-        bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next pass's
-        query rows are fetched, and before that the last pass waits for the next job's loading.
+        Returns where the next cycle's key lies, its bank, query index and bank, which waiting query row its fetch has reached,
+        and the issue bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next
+        pass's query rows are fetched, and before that the last pass waits for the next job's loading.
         """
         desc, rows = self.late, self.machine.attention_rows
         running, computing, loaded, bank = Signal(), Signal(), Signal(), Signal()
@@ -133,7 +134,9 @@ class AttentionUnit(wiring.Component):
                     m.d.sync += [passed.eq(passed + 1), keys.eq(computing)]
         fetched = [left == rows - 1 - r for r in range(rows)]
         issue = Cat(keys, keys & (key == 0), keys & (key == desc.keys_last), bank)
-        return key, bank, query, bank ^ last_pass, fetched, issue
+        starting = left == 0  # a pass: its first key is read before it starts
+        next_key = Cat(Mux(starting, 0, key + 1)[:len(key)], bank ^ (starting & last_pass))
+        return next_key, bank, query, bank ^ last_pass, fetched, issue
 
     def _buffer(self, m: Module, loader: AttentionLoader, kind: int, address: Value, loading: Value) -> Value:
         """One of the double buffers q, k, v: a word for each token, in two banks; bank `loading` is written."""
