@@ -23,7 +23,7 @@ AT_REST = 64
 class AttentionUnit(wiring.Component):
     """Runs one attention layer: q, k, v counts in the spike scratchpad -> output counts in the spike scratchpad.
 
-    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) stable from then until `done`, and `mask_state`,
+    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) and `mask_state`,
     the LFSR state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after
     the last write; `spike_read`, `spike_write`: one word a cycle each, never refused; `rom`: A read ports (A = attention_rows)
     of {den, num}, num in the low `rom_bits`. The next `start` may come in the cycle after `done`. Input and output
@@ -42,7 +42,9 @@ class AttentionUnit(wiring.Component):
         """Wiring, the job sequence, and the control bits that travel with each key."""
         m, machine = Module(), self.machine
         self.begin, self.late = Signal(), Signal.like(self.desc, reset_less=True)  # start and desc, which have come a long way
-        m.d.sync += [self.begin.eq(self.start), self.late.eq(self.desc)]
+        m.d.sync += self.begin.eq(self.start)
+        with m.If(self.start):
+            m.d.sync += self.late.eq(self.desc)
         desc = self.late
         rows, lane_bits = machine.attention_rows, machine.head_lanes * machine.planes
         m.submodules.loader = loader = AttentionLoader(machine, self.spike_address_bits)

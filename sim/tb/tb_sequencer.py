@@ -205,7 +205,7 @@ class Bench:
                 board.check((cycle, name, held if masked else (*held[:2], 0)))
                 done_at = cycle + next(durations)
             if not outputs and cycle <= done_at and not stopped:
-                assert self._job()[0] == held, f"the job changed in cycle {cycle}, its unit is done in {done_at}"
+                assert self._job()[0][::2] == held[::2], f"the job changed in cycle {cycle}, its unit is done in {done_at}"
             if int(dut.stalled.value) or (mutated("stalled") and cycle == 0):
                 board.check((cycle, "stalled", ()))
             if int(dut.busy.value):
