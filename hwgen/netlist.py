@@ -134,7 +134,7 @@ def _places(module: Module) -> dict[str, tuple[list[tuple[int, str]], list[tuple
     for name, cell in module["cells"].items():
         read = [rams[bit] for port, bits in cell["connections"].items() if cell["port_directions"][port] == "input"
                 for bit in bits if bit in rams]
-        found[name] = (_natural(min(read, default=name, key=_natural)), _natural(name))
+        found[name] = (_natural(min(read, default=name)), _natural(name))
     return found
 
 
