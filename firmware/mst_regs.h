@@ -4,7 +4,7 @@
 
 #define MST_ID_VALUE 0x4D535431u
 #define MST_WINDOW_ID_VALUE 0x4D535457u
-#define MST_VERSION_VALUE 3u
+#define MST_VERSION_VALUE 4u
 #define MST_MAP_BYTES 0x2000u /* of the address space: the machine's registers, then the stream window's */
 
 /* magic number, "MST1" */
@@ -78,6 +78,13 @@
 
 /* depth of each transfer program memory */
 #define MST_CAP_TRANSFERS_OFFSET 0x034u
+
+/* capability: firing */
+#define MST_CAP_FIRING_OFFSET 0x038u
+#define MST_CAP_FIRING_STEPS_SHIFT 0 /* const: most time steps of an image; 0: the machine fires `exact`, in one */
+#define MST_CAP_FIRING_STEPS_MASK 0x000007FFu
+#define MST_CAP_FIRING_LEVEL_BITS_SHIFT 16 /* const: b of the network's levels, L = 2^b - 1, where it fires in time steps; else 0 */
+#define MST_CAP_FIRING_LEVEL_BITS_MASK 0x00070000u
 
 /* control */
 #define MST_CTRL_OFFSET 0x040u
@@ -177,6 +184,11 @@
 /* stalled cycles, high word as of the last read of the low word */
 #define MST_STALLS_HI_OFFSET 0x08Cu
 
+/* time steps */
+#define MST_STEPS_OFFSET 0x090u
+#define MST_STEPS_VALUE_SHIFT 0 /* rw: time steps of each image, taken at start: 1 to CAP_FIRING.steps, which it is after reset; of no effect where that is 0 */
+#define MST_STEPS_VALUE_MASK 0x000007FFu
+
 /* magic number, "MSTW": behind these registers there is a stream window */
 #define MST_WINDOW_ID_OFFSET 0x100u
 
@@ -236,11 +248,12 @@ enum {
     X(LOAD_RANGE, 4, "a load went past the end of its memory: check LOAD_ADDRESS and the capability registers") \
     X(BUSY, 5, "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0") \
     X(LOAD_TARGET, 6, "a packet came for a memory that cannot be loaded: see LOAD_TARGET") \
-    X(MEMORY_FAULT, 7, "external memory answered with an error: check MEMORY_BASE and what lies there")
+    X(MEMORY_FAULT, 7, "external memory answered with an error: check MEMORY_BASE and what lies there") \
+    X(BAD_STEPS, 8, "start was written while STEPS is 0 or above CAP_FIRING.steps: write a number that the machine has")
 
 /* A packed network: words of its header, of an entry of its section table. Little-endian. */
 #define MST_PACKED_MAGIC_VALUE 0x4D53544Eu
-#define MST_PACKED_FORMAT_VALUE 1u
+#define MST_PACKED_FORMAT_VALUE 2u
 #define MST_PACKED_EXTERNAL 0x100u /* a section's target: external memory */
 enum {
     MST_PACKED_MAGIC = 0, /* "MSTN" */
@@ -253,22 +266,23 @@ enum {
     MST_PACKED_CAP_ATTENTION = 7, /* what CAP_ATTENTION must hold */
     MST_PACKED_CAP_FORMAT = 8, /* what CAP_FORMAT must hold */
     MST_PACKED_CAP_MEMORY = 9, /* what CAP_MEMORY must hold */
-    MST_PACKED_WEIGHT_ROWS = 10, /* least CAP_WEIGHT_ROWS */
-    MST_PACKED_SPIKE_WORDS = 11, /* least CAP_SPIKE_WORDS */
-    MST_PACKED_STREAM_WORDS = 12, /* least CAP_STREAM_WORDS */
-    MST_PACKED_PARAM_WORDS = 13, /* least CAP_PARAM_WORDS */
-    MST_PACKED_ROM_WORDS = 14, /* least CAP_ROM_WORDS */
-    MST_PACKED_DESCRIPTORS = 15, /* least CAP_DESCRIPTORS */
-    MST_PACKED_TRANSFERS = 16, /* least CAP_TRANSFERS */
-    MST_PACKED_IMAGE_SIDE = 17, /* pixels of an image's side */
-    MST_PACKED_IMAGE_CHANNELS = 18, /* bytes of a pixel */
-    MST_PACKED_PATCH = 19, /* pixels of a patch's side */
-    MST_PACKED_CLASSES = 20, /* logits of an image */
-    MST_PACKED_MASK_SEED = 21, /* MASK_SEED as configured */
-    MST_PACKED_MASK_CTRL = 22, /* MASK_CTRL as configured */
-    MST_PACKED_EXTERNAL_BYTES = 23, /* bytes of external memory that a run uses, from MEMORY_BASE on; 0: none */
-    MST_PACKED_SECTIONS = 24, /* entries of the section table */
-    MST_PACKED_WORDS = 25
+    MST_PACKED_CAP_FIRING = 10, /* what CAP_FIRING must hold */
+    MST_PACKED_WEIGHT_ROWS = 11, /* least CAP_WEIGHT_ROWS */
+    MST_PACKED_SPIKE_WORDS = 12, /* least CAP_SPIKE_WORDS */
+    MST_PACKED_STREAM_WORDS = 13, /* least CAP_STREAM_WORDS */
+    MST_PACKED_PARAM_WORDS = 14, /* least CAP_PARAM_WORDS */
+    MST_PACKED_ROM_WORDS = 15, /* least CAP_ROM_WORDS */
+    MST_PACKED_DESCRIPTORS = 16, /* least CAP_DESCRIPTORS */
+    MST_PACKED_TRANSFERS = 17, /* least CAP_TRANSFERS */
+    MST_PACKED_IMAGE_SIDE = 18, /* pixels of an image's side */
+    MST_PACKED_IMAGE_CHANNELS = 19, /* bytes of a pixel */
+    MST_PACKED_PATCH = 20, /* pixels of a patch's side */
+    MST_PACKED_CLASSES = 21, /* logits of an image */
+    MST_PACKED_MASK_SEED = 22, /* MASK_SEED as configured */
+    MST_PACKED_MASK_CTRL = 23, /* MASK_CTRL as configured */
+    MST_PACKED_EXTERNAL_BYTES = 24, /* bytes of external memory that a run uses, from MEMORY_BASE on; 0: none */
+    MST_PACKED_SECTIONS = 25, /* entries of the section table */
+    MST_PACKED_WORDS = 26
 };
 enum {
     MST_SECTION_TARGET = 0, /* a LOAD_TARGET, or 0x100 for external memory */

@@ -7,17 +7,20 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hwgen.attention_cycles import SCORE_STAGES
-from hwgen.attention_desc import AttentionDescriptor
+from hwgen.attention_cycles import SCORE_STAGES, score_stages
+from hwgen.attention_desc import ADDRESS_BITS, AttentionDescriptor
 from hwgen.attention_move import AttentionLoader, AttentionOutput, parts, slice_bits
 from hwgen.attention_scores import ScoreLanes, ScoreRows
 from hwgen.attention_sum import AttentionSum
 from hwgen.config import MachineConfig
-from hwgen.memory import read_signature, write_signature
+from hwgen.memory import Scratchpad, read_signature, write_signature
+from hwgen.potential import score_potential_bits
 from model.masking import WIDTH
 
-AT_REST = 64
-"""Cycles after `done` by which every stage is empty: more than the pipeline is long."""
+
+def at_rest(m: MachineConfig) -> int:
+    """Cycles after `done` by which every stage is empty: more than the pipeline is long, and the last rows take."""
+    return 64 + (m.attention_rows * m.current_bits if m.stepwise else 0)
 
 
 class AttentionUnit(wiring.Component):
@@ -27,13 +30,14 @@ class AttentionUnit(wiring.Component):
     the LFSR state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after
     the last write; `spike_read`, `spike_write`: one word a cycle each, never refused; `rom`: A read ports (A = attention_rows)
     of {den, num}, num in the low `rom_bits`. The next `start` may come in the cycle after `done`. Input and output
-    regions must not overlap. Each token's whole output words are written, lanes without a channel as 0.
+    regions must not overlap. Stepwise, `initial` (a level) is high in the first time step.
+    Each token's whole output words are written, lanes without a channel as 0.
     """
 
     def __init__(self, m: MachineConfig, spike_address_bits: int, rom_address_bits: int) -> None:
         self.machine, self.spike_address_bits = m, spike_address_bits
         super().__init__({
-            "start": In(1), "done": Out(1), "desc": In(AttentionDescriptor), "mask_state": In(WIDTH),
+            "start": In(1), "done": Out(1), "desc": In(AttentionDescriptor), "mask_state": In(WIDTH), "initial": In(1),
             "spike_read": Out(read_signature(spike_address_bits, m.word_bits)),
             "spike_write": Out(write_signature(spike_address_bits, m.word_bits)),
             "rom": Out(read_signature(rom_address_bits, 2 * m.rom_bits)).array(m.attention_rows)})
@@ -56,7 +60,8 @@ class AttentionUnit(wiring.Component):
         connect(m, flipped(self.spike_write), output.spike_write)
         m.d.comb += [unit.desc.eq(desc) for unit in (loader, lanes, score_rows, sums, output)]
         m.d.comb += [unit.start.eq(self.begin) for unit in (loader, score_rows, sums, output)]
-        m.d.comb += [self.done.eq(output.done), score_rows.mask_state.eq(self.mask_state)]
+        m.d.comb += [self.done.eq(output.done), score_rows.mask_state.eq(self.mask_state), lanes.initial.eq(self.initial),
+                     sums.initial.eq(self.initial)]
 
         mask = Signal(lane_bits)  # zero beyond the head's channels: what lies there belongs to other heads
         for c in range(machine.head_lanes):
@@ -66,11 +71,11 @@ class AttentionUnit(wiring.Component):
         next_key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
         # With each key, by stage: valid, first and last of its pass, buffer bank.
         stages = [issue]
-        for index in range(SCORE_STAGES + machine.planes + 6):
+        for index in range(SCORE_STAGES + score_stages(machine) + 6):
             later = Signal(len(issue), name=f"key_stage{index + 1}")
             m.d.sync += later.eq(stages[-1])
             stages.append(later)
-        scored = SCORE_STAGES + machine.planes  # the stage in which a count leaves the score lanes
+        scored = SCORE_STAGES + score_stages(machine)  # the stage in which a count leaves the score lanes
 
         value = Signal(range(machine.window_tokens))
         with m.If(stages[scored + 1][1]):
@@ -98,7 +103,26 @@ class AttentionUnit(wiring.Component):
             sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]),
             sums.last.eq(stages[scored + 6][2]),
             output.take.eq(sums.take), output.take_last.eq(sums.take_last), output.row.eq(sums.row)]
+        if machine.stepwise:
+            self._potentials(m, lanes, stages, scored)
         return m
+
+    def _potentials(self, m: Module, lanes: ScoreLanes, stages: list[Value], scored: int) -> None:
+        """The scores' potentials: a word for each key of each pass of the program's attention layers, in the order of issue."""
+        bits = score_potential_bits(self.machine)
+        m.submodules.potentials = memory = Scratchpad(width=self.machine.attention_rows * bits,
+                                                      depth=max(1, self.machine.score_potentials))
+        read_stage = SCORE_STAGES - 2  # its data is in a register when the charge is
+        places = [Signal(ADDRESS_BITS, name=f"place{stage}") for stage in range(read_stage, scored + 1)]
+        with m.If(stages[read_stage][0]):
+            m.d.sync += places[0].eq(places[0] + 1)
+        with m.If(self.begin & self.late.scores_first):
+            m.d.sync += places[0].eq(0)
+        m.d.sync += [later.eq(place) for place, later in zip(places, places[1:], strict=False)]
+        m.d.comb += [memory.read.address.eq(places[0]), memory.read.en.eq(stages[read_stage][0]),
+                     memory.write.address.eq(places[-1]), memory.write.en.eq(stages[scored][0]),
+                     memory.write.data.eq(Cat(*lanes.new))]
+        m.d.sync += [lanes.old[r].eq(memory.read.data.word_select(r, bits)) for r in range(self.machine.attention_rows)]
 
     def _sequence(self, m: Module, loader: AttentionLoader) -> tuple[Value, Value, Value, Value, list[Value], Value]:
         """Slots of passes of keys.

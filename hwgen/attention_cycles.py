@@ -9,7 +9,9 @@ from hwgen.config import MachineConfig
 from model.config import ConfigError
 
 SCORE_STAGES = 5
-"""Pipeline stages from a key's issue to its scaled charge; one stage for each plane follows."""
+"""Pipeline stages from a key's issue to its scaled charge; the score's neuron follows (`score_stages`)."""
+OUTPUT_STAGES = 3
+"""Cycles from the last one of a stepwise machine's division to the row of spikes: quotient, sum, fire. (`exact`: 1.)"""
 LOAD_TAIL = 2
 """Cycles from a job's last address to the moment its first query rows may be fetched."""
 PASS_SLACK = 3
@@ -97,11 +99,16 @@ class AttentionShape:
 
     def row_cycles(self, m: MachineConfig) -> int:
         """Cycles in which one row fires and is written."""
-        return max(m.planes, self.words_per_head(m.lanes))
+        return max(m.current_bits if m.stepwise else m.planes, self.words_per_head(m.lanes))
 
     def pass_cycles(self, m: MachineConfig) -> int:
         """Cycles from one pass to the next: one key a cycle, unless firing the rows takes longer."""
         return max(self.tokens, m.attention_rows * self.row_cycles(m) + PASS_SLACK)
+
+
+def score_stages(m: MachineConfig) -> int:
+    """Pipeline stages from a score's charge to its count: one for each plane; stepwise: the sum, and the firing."""
+    return 2 if m.stepwise else m.planes
 
 
 def slot_cycles(m: MachineConfig, shape: AttentionShape) -> tuple[int, int, int]:
@@ -116,9 +123,9 @@ def attention_cycles(m: MachineConfig, shape: AttentionShape) -> int:
     shape.check(m)
     first, middle, _ = slot_cycles(m, shape)
     last_key = 2 + first + (shape.jobs - 1) * middle + (shape.passes(m) - 1) * shape.pass_cycles(m) + shape.tokens - 1
-    # score (5 + planes), ROM and sums (6), the last pass's rows one after another, their words, the write and `done`
-    summed = last_key + SCORE_STAGES + m.planes + 6
-    fired = summed + ((shape.tokens - 1) % m.attention_rows + 1) * shape.row_cycles(m)
+    # score and its neuron, ROM and sums (6), the last pass's rows one after another, their words, the write and `done`
+    summed = last_key + SCORE_STAGES + score_stages(m) + 6
+    fired = summed + (OUTPUT_STAGES - 1 if m.stepwise else 0) + ((shape.tokens - 1) % m.attention_rows + 1) * shape.row_cycles(m)
     return fired + shape.words_per_head(m.lanes) + 3 + 1
 
 

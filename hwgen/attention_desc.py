@@ -45,7 +45,7 @@ class AttentionDescriptor(data.Struct):
     keys_last: 8
     passes_last: 8
     pass_last: 9            # cycles of a pass
-    row_last: 5             # cycles in which a row fires
+    row_last: 6             # cycles in which a row fires, or is divided
     heads_last: 8
     head_size: 8
     slots_last: 8           # head slices in a word
@@ -59,6 +59,8 @@ class AttentionDescriptor(data.Struct):
     rel_step: 5             # L + 1
     rel_wrap: 9             # W * (L + 1)
     mask_ratio: 8           # in 1/256; 0 masks nothing
+    scores_first: 1         # stepwise: the program's first layer: score potentials begin here
+    potential_base: ADDRESS_BITS  # stepwise: word of the first output row's potentials
 
 
 def _walk(shape: AttentionShape, base: int, token: int) -> dict[str, int]:
@@ -82,11 +84,12 @@ def _slot(shape: AttentionShape, lanes: int, first: int) -> dict[str, int]:
 
 
 def attention_fields(m: MachineConfig, shape: AttentionShape, *, in_base: int, out_base: int, score_threshold: int,
-                     rom_base: int, mask_ratio: int) -> dict[str, object]:
+                     rom_base: int, mask_ratio: int, scores_first: bool = False, potential_base: int = 0) -> dict[str, object]:
     """The descriptor's fields, ready for `AttentionDescriptor.const`.
 
     `in_base`, `out_base`: spike words of token 0 (the regions must not overlap). `rom_base`: ROM word of this layer's
-    head 0, rel 0, score 0. `mask_ratio`: in 1/256. ConfigError if the machine is too small or a value does not fit its
+    head 0, rel 0, score 0. `mask_ratio`: in 1/256. `scores_first`, `potential_base`: of a stepwise machine.
+    ConfigError if the machine is too small or a value does not fit its
     field.
     """
     shape.check(m)
@@ -106,6 +109,7 @@ def attention_fields(m: MachineConfig, shape: AttentionShape, *, in_base: int, o
         "planes_enable": step - 1, "score_threshold": score_threshold,
         "rom_start": rom_base + 2 * w * (w - 1) * step, "rom_head": (2 * w - 1) ** 2 * step,
         "rel_step": step, "rel_wrap": w * step, "mask_ratio": mask_ratio,
+        "scores_first": int(scores_first), "potential_base": potential_base,
     }
     _fits(AttentionDescriptor.as_shape(), fields, "attention")
     return fields

@@ -7,6 +7,7 @@ from hwgen.attention_desc import ADDRESS_BITS, THRESHOLD_BITS, AttentionDescript
 from hwgen.config import MachineConfig
 from hwgen.lfsr import advanced, next_row
 from hwgen.popcount import popcount
+from hwgen.potential import score_potential_bits, times_levels
 from model.masking import LEAP, WIDTH
 from quantize.formats import SCORE_SHIFT
 
@@ -25,14 +26,19 @@ class ScoreLanes(wiring.Component):
     """`a = fire((q . k << 8) + (threshold >> 1), threshold)` for each query row, one key a cycle.
 
     Ports: `q`, A rows of head_lanes counts (already zero beyond the head), `k`, one row; `a`, A counts, SCORE_STAGES +
-    planes - 1 cycles after `k`. Channel c's count is in bits [c*planes, (c+1)*planes).
+    score_stages - 1 cycles after `k`. Channel c's count is in bits [c*planes, (c+1)*planes).
+
+    Stepwise, a neuron keeps its potential: `v = old + ((L * (q . k)) << 8)`, a spike where v >= threshold. `old`: the kept
+    potentials, SCORE_STAGES - 1 cycles after `k`; `new`: those to keep, with `a`; `initial`: the first time step.
     """
 
     def __init__(self, machine: MachineConfig) -> None:
         self.machine = machine
         bits, rows = machine.head_lanes * machine.planes, machine.attention_rows
+        kept = score_potential_bits(machine) if machine.stepwise else 0
         super().__init__({"desc": In(AttentionDescriptor), "q": In(bits).array(rows), "k": In(bits),
-                          "a": Out(machine.planes).array(rows)})
+                          "a": Out(machine.planes).array(rows), "initial": In(1), "old": In(kept).array(rows),
+                          "new": Out(kept).array(rows)})
 
     def elaborate(self, platform: object) -> Module:
         """Chunk counts; counts of a weight; score; charge; one register for each phase."""
@@ -56,8 +62,12 @@ class ScoreLanes(wiring.Component):
                 m.d.sync += total.eq(_total(counts))
                 totals.append(total << weight)
             score = Signal(range(top + 1), name=f"score{r}", reset_less=True)
+            m.d.sync += score.eq(_total(totals))
+            if self.machine.stepwise:
+                self._step(m, r, score)
+                continue
             charge = Signal(charge_bits, name=f"charge{r}", reset_less=True)
-            m.d.sync += [score.eq(_total(totals)), charge.eq((score << SCORE_SHIFT) + (threshold >> 1))]
+            m.d.sync += charge.eq((score << SCORE_SHIFT) + (threshold >> 1))
             spikes: list[Value] = []
             for phase in reversed(range(b)):
                 rest = Signal(signed(charge_bits + b), name=f"rest{r}_{phase}")
@@ -71,6 +81,16 @@ class ScoreLanes(wiring.Component):
                 charge, spikes = after, [fired[i] for i in range(b - phase)]
             m.d.comb += self.a[r].eq(Cat(*spikes))
         return m
+
+    def _step(self, m: Module, r: int, score: Signal) -> None:
+        """A time step's neuron: charge; sum; fire."""
+        bits, threshold, old = score_potential_bits(self.machine), self.desc.score_threshold, self.old[r]
+        charge, v = (Signal(bits, name=f"{name}{r}", reset_less=True) for name in ("charge", "v"))
+        rest = Signal(signed(bits + 1), name=f"rest{r}")
+        m.d.sync += [charge.eq(times_levels(score, self.machine.level_bits) << SCORE_SHIFT),
+                     v.eq(charge + Mux(self.initial, threshold >> 1, old))]
+        m.d.comb += rest.eq(v - threshold)
+        m.d.sync += [self.a[r].eq(rest >= 0), self.new[r].eq(Mux(rest >= 0, rest, v))]
 
 
 class _Row:

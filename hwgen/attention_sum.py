@@ -4,6 +4,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.attention_desc import AttentionDescriptor
+from hwgen.attention_divide import RowDivider
 from hwgen.config import MachineConfig
 
 
@@ -13,7 +14,8 @@ class AttentionSum(wiring.Component):
     Ports, with the ROM's data in cycle 0: `entry`, A words {den, num}, and `allow` in cycle 0; `v`, one row of
     head_lanes counts (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in
     cycle 3. The first row fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle
-    after, with `take`; the others follow. `take_last` marks the pass's last row. `start` of a layer drops what the layer
+    after (stepwise: two later; `initial`: the first time step), with `take`; the others follow.
+    `take_last` marks the pass's last row. `start` of a layer drops what the layer
     before still fires: rows beyond its last query.
     """
 
@@ -23,6 +25,7 @@ class AttentionSum(wiring.Component):
         super().__init__({
             "desc": In(AttentionDescriptor), "start": In(1), "entry": In(2 * machine.rom_bits).array(machine.attention_rows),
             "allow": In(1).array(machine.attention_rows), "v": In(bits), "valid": In(1), "first": In(1), "last": In(1),
+            "initial": In(1),
             "take": Out(1), "take_last": Out(1), "row": Out(bits)})
 
     def elaborate(self, platform: object) -> Module:
@@ -54,8 +57,20 @@ class AttentionSum(wiring.Component):
                     m.d.sync += potential.eq(Mux(self.first, 0, potential) + charge)
                 sums.append(potential)
             sums_n.append(sums)
-        self._fire(m, sums_n, sums_d, top_n + top_d // 2, top_d << (b - 1))
+        if machine.stepwise:
+            self._divide(m, sums_n, sums_d)
+        else:
+            self._fire(m, sums_n, sums_d, top_n + top_d // 2, top_d << (b - 1))
         return m
+
+    def _divide(self, m: Module, sums_n: list[list[Value]], sums_d: list[Value]) -> None:
+        """Division and neurons of a time step (`hwgen.attention_divide`)."""
+        m.submodules.divider = divider = RowDivider(self.machine, len(sums_n[0][0]), len(sums_d[0]))
+        m.d.comb += [divider.desc.eq(self.desc), divider.start.eq(self.start), divider.initial.eq(self.initial),
+                     divider.load.eq(self.last), self.take.eq(divider.take), self.take_last.eq(divider.take_last),
+                     self.row.eq(divider.row)]
+        for r, (row, total) in enumerate(zip(sums_n, sums_d, strict=True)):
+            m.d.comb += [divider.d[r].eq(total), *(divider.n[r][c].eq(value) for c, value in enumerate(row))]
 
     def _fire(self, m: Module, sums_n: list[list[Value]], sums_d: list[Value], top_v: int, top_t: int) -> None:
         """`b` phases for each row; row 0's registers fire, the others wait in line, their half threshold not yet added."""

@@ -3,10 +3,15 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from model.config import ConfigError, read_table
+from quantize.formats import CURRENT_FRACTION
 
-FITTED = ("planes", "head_lanes", "window_tokens", "acc_bits", "weight_bits", "rom_bits")
+FITTED = ("planes", "head_lanes", "window_tokens", "acc_bits", "weight_bits", "rom_bits", "level_bits", "potential_bits",
+          "current_bits")
 """Knobs that are fitted to the network where they are 0."""
-MINIMUM = {"window_tokens": 4, "acc_bits": 20, "rom_bits": 6}
+MINIMUM = {"window_tokens": 4, "acc_bits": 20, "rom_bits": 6, "potential_bits": 20, "current_bits": CURRENT_FRACTION + 1}
+STEPS_MOST = 1024
+POTENTIALS = ("neuron_potentials", "norm_potentials", "score_potentials", "output_potentials")
+"""Knobs of the potential memories' depths."""
 
 
 def _power_of_two(value: int) -> bool:
@@ -44,6 +49,15 @@ class MachineConfig:
     memory_burst: int = field(default=16, metadata={"doc": "beats of the longest AXI4 burst, at most 4 KiB"})
     memory_outstanding: int = field(default=8, metadata={"doc": "AXI4 bursts under way in each direction"})
     transfers: int = field(default=0, metadata={"doc": "depth of each transfer program memory, transfers"})
+    firing: str = field(default="exact", metadata={"doc": "exact (counts, phase-coded) or stepwise (one spike a time step)"})
+    steps: int = field(default=16, metadata={"doc": "stepwise: time steps of an image, at most and after reset"})
+    level_bits: int = field(default=0, metadata={"doc": "stepwise: b of the network's levels, L = 2^b - 1"})
+    potential_bits: int = field(default=0, metadata={"doc": "stepwise: bits of a stored membrane potential"})
+    current_bits: int = field(default=0, metadata={"doc": "stepwise: bits of an attention output's quotient"})
+    neuron_potentials: int = field(default=0, metadata={"doc": "stepwise: depth of the neurons' potentials, `fire_lanes` a word"})
+    norm_potentials: int = field(default=0, metadata={"doc": "stepwise: the same of the neurons behind a residual"})
+    score_potentials: int = field(default=0, metadata={"doc": "stepwise: the same of attention scores, `attention_rows` a word"})
+    output_potentials: int = field(default=0, metadata={"doc": "stepwise: the same of attention outputs, `head_lanes` a word"})
 
     def __post_init__(self) -> None:
         def need(good: bool, message: str) -> None:
@@ -74,12 +88,29 @@ class MachineConfig:
         need(_power_of_two(self.memory_burst) and self.memory_burst <= 256 and self.memory_burst * self.memory_bits <= 8 * 4096,
              f"memory_burst must be a power of two up to 256 beats and 4 KiB, not {self.memory_burst} of {self.memory_bits} bits")
         need(1 <= self.memory_outstanding <= 64, f"memory_outstanding must be 1 to 64, not {self.memory_outstanding}")
-        for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors", "transfers"):
+        need(self.firing in ("exact", "stepwise"), f"firing must be 'exact' or 'stepwise', not {self.firing!r}")
+        if self.stepwise:
+            need(self.planes <= 1, f"planes must be 1 where firing is 'stepwise' (a spike has one bit), not {self.planes}")
+            need(self.memory_bits == 0, "memory_bits must be 0 where firing is 'stepwise' (potentials stay on chip), "
+                 f"not {self.memory_bits}")
+            need(1 <= self.steps <= STEPS_MOST, f"steps must be 1 to {STEPS_MOST}, not {self.steps}")
+            need(0 <= self.level_bits <= 4, f"level_bits must be 0 (auto) to 4, not {self.level_bits}")
+            need(self.potential_bits == 0 or 20 <= self.potential_bits <= 48,
+                 f"potential_bits must be 0 (auto) or 20 to 48, not {self.potential_bits}")
+            need(self.current_bits == 0 or CURRENT_FRACTION < self.current_bits <= 48,
+                 f"current_bits must be 0 (auto) or {CURRENT_FRACTION + 1} to 48, not {self.current_bits}")
+        for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors", "transfers",
+                     *POTENTIALS):
             need(0 <= getattr(self, name) <= 1 << 20, f"{name} must be 0 (auto) to 2^20, not {getattr(self, name)}")
 
     @property
+    def stepwise(self) -> bool:
+        """Whether the machine fires step by step and keeps potentials (docs/semantics.md, section 6)."""
+        return self.firing == "stepwise"
+
+    @property
     def levels(self) -> int:
-        """L, the largest spike count."""
+        """The largest spike count: L, or 1 where the machine is `stepwise`."""
         return (1 << self.planes) - 1
 
     @property

@@ -6,7 +6,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
-from hwgen.registers import ADDRESS_BITS, DATA_BITS, TARGET_BITS, ErrorCode, Field, Register, address_map, constants
+from hwgen.registers import ADDRESS_BITS, DATA_BITS, STEPS_BITS, TARGET_BITS, ErrorCode, Field, Register, address_map, constants
 
 OKAY, SLVERR = 0, 2
 """AXI responses."""
@@ -30,6 +30,7 @@ class Csr(wiring.Component):
 
     Ports to the machine:
       start, abort      out, pulses. `start` comes only while `busy` and `loading` are 0; else ErrorCode.BUSY is raised.
+                        Nor with time steps that the machine does not have: BAD_STEPS.
       busy, loading     in, levels. STATUS.done is set by `done`, cleared by `start` and `abort`.
       done, loaded      in, pulses: a run ended; a load packet is in its memory.
       error             in, [8] an ErrorCode for one cycle, else 0; the first one is kept until the host clears it.
@@ -40,6 +41,7 @@ class Csr(wiring.Component):
       program_start, images, mask_seed out [32]; mask_enable, mask_override out; mask_ratio out [8]; load_target out
                         [4] (a LoadTarget), as the host wrote them.
       memory_base       out [32], in 4 KiB, as the host wrote it.
+      steps             out, time steps of an image, as the host wrote it (a stepwise machine: checked at `start`).
       input, output     in, levels: packets on the input stream, results on the result stream (STATUS).
       cycles, events, stalls in [64]; layer in [32]: counters, read as they are.
       irq               out, level: any enabled interrupt cause.
@@ -60,6 +62,7 @@ class Csr(wiring.Component):
             "program_start": Out(32), "images": Out(32, init=1),
             "mask_seed": Out(32), "mask_enable": Out(1), "mask_override": Out(1), "mask_ratio": Out(8),
             "cycles": In(64), "events": In(64), "stalls": In(64), "layer": In(32), "memory_base": Out(32),
+            "steps": Out(STEPS_BITS),
         })
 
     def elaborate(self, platform: object) -> Elaboratable:
@@ -77,17 +80,19 @@ class Csr(wiring.Component):
             self.mask_override.eq(written["MASK_CTRL", "override"]), self.mask_ratio.eq(written["MASK_CTRL", "ratio"]),
             self.load_address.eq(written["LOAD_ADDRESS", "value"]),
             self.image_index.eq(written["IMAGE_INDEX", "value"]),
-            self.load_target.eq(written["LOAD_TARGET", "target"]),
+            self.load_target.eq(written["LOAD_TARGET", "target"]), self.steps.eq(written["STEPS", "value"]),
         ]
 
         # start, abort, errors
-        refused, error = Signal(), Signal(8)
+        refused, misled, error = Signal(), Signal(), Signal(8)
+        most = self._constants["CAP_FIRING", "steps"]
+        wrong_steps: Value = (self.steps == 0) | (self.steps > most) if most else Const(0, 1)
         asked = written["CTRL", "start"]
         m.d.comb += [
-            refused.eq(asked & (self.busy | self.loading)),
-            self.start.eq(asked & ~refused & ~self.abort),
+            refused.eq(asked & (self.busy | self.loading)), misled.eq(asked & ~refused & wrong_steps),
+            self.start.eq(asked & ~refused & ~misled & ~self.abort),
             self.abort.eq(written["CTRL", "abort"]),
-            error.eq(Mux(self.error != 0, self.error, Mux(refused, ErrorCode.BUSY, 0))),
+            error.eq(Mux(self.error != 0, self.error, Mux(refused, ErrorCode.BUSY, Mux(misled, ErrorCode.BAD_STEPS, 0)))),
             self.failed.eq(written["ERROR", "code"] != 0),
         ]
         m.d.sync += self.failing.eq((error != 0) | self.failed)
@@ -134,7 +139,7 @@ class _Bank(wiring.Component):
         for register in self._map.values():
             for field in register.fields:
                 key, name = (register.name, field.name), f"{register.name}_{field.name}".lower()
-                reset = constant[key] if field.access == "const" else field.reset
+                reset = constant[key] if field.access == "const" else constant.get(key, field.reset)
                 self.value[key] = Signal(field.width, name=name, init=reset)
                 if field.access in ("ro", "rwh", "w1c"):
                     self.hardware[key] = Signal(field.width, name=f"{name}_hw")

@@ -113,6 +113,10 @@ GEMM = {
     "ratio1": (8, "mask ratio of channels that select 2"),
     "count": (9, "output channels of this tile (logits)"),
     "final": (1, "last tile of the logits"),
+    "scaled": (1, "stepwise: the inputs are spikes, which stand for L counts each"),
+    "potential_base": (ADDRESS_BITS, "stepwise: word of the first token's potentials"),
+    "norm_base": (ADDRESS_BITS, "stepwise: the same of the neurons behind the residual"),
+    "potential_step": (12, "stepwise: words of a token's potentials"),
 }
 
 TRANSFER_BITS = 128

@@ -2,7 +2,8 @@
 
 A feed-forward pipeline that never stalls: offset -> b phases of soft reset (compare, subtract `threshold << p`) -> spike
 mask -> residual (stream += gain * count, as gated shifts) -> offset -> b phases, or rounding shift -> spike mask -> packed
-spike words. The token is outermost: no membrane potential is ever stored in memory.
+spike words. The token is outermost: no membrane potential is ever stored in memory. (A stepwise machine stores them: there the
+b phases are the three stages of `hwgen.potential`.)
 
 Timing: `ready` in cycle h starts a token; its group g is at stage 0 in cycle h + 1 + g; its first spike word is written
 `gemm_cycles.write_delay` cycles after its last group was at stage 0.
@@ -13,13 +14,13 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import ADDRESS_BITS, GEMM, After, layout
+from hwgen.gemm_cycles import logits_delay
 from hwgen.lfsr import advanced, draw_bytes, next_row
 from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
+from hwgen.potential import StepNeurons, neuron_stages, times_levels
 from model.masking import LEAP, WIDTH
-from quantize.formats import GAIN_BITS, LOGIT_BITS, PIXEL_BITS, STREAM_BITS, THRESHOLD_BITS
+from quantize.formats import LOGIT_BITS, PIXEL_BITS, STREAM_BITS, THRESHOLD_BITS
 
-LOGIT_STAGE = 2
-"""Stage whose values are logits."""
 PLANES_MAX = 12
 """Most bit planes of a requantised residual (`stream_bits`)."""
 
@@ -33,7 +34,8 @@ class FireUnit(wiring.Component):
     """Neuron, residual, second neuron or requantise, masks and packing for the tokens of one GEMM descriptor.
 
     `start`: pulse, with `desc` and `mask_state` (LFSR state before the first draw) stable from then on. `done`: pulse in the
-    cycle of the last write. Logits leave through `logits` instead of the scratchpad.
+    cycle of the last write. Logits leave through `logits` instead of the scratchpad. `initial`, `last_step`: levels of a stepwise
+    machine; its logits, summed over the time steps, leave in the last one.
     """
 
     def __init__(self, m: MachineConfig) -> None:
@@ -41,7 +43,7 @@ class FireUnit(wiring.Component):
         address = {"address": Out(ADDRESS_BITS), "en": Out(1)}
         super().__init__({
             "start": In(1), "desc": In(layout(GEMM)), "masked": In(1), "mask_state": In(WIDTH), "done": Out(1),
-            "override": In(1), "override_ratio": In(8),
+            "override": In(1), "override_ratio": In(8), "initial": In(1), "last_step": In(1),
             "acc": In(data.ArrayLayout(signed(m.acc_bits), m.lanes)), "ready": In(1),
             "neuron_read": Out(wiring.Signature({**address, "data": In(neuron_words(m))})),
             "branch_read": Out(wiring.Signature({**address, "data": In(branch_words(m))})),
@@ -54,23 +56,28 @@ class FireUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         cfg, d = self.m, self.desc
-        lanes, b = cfg.fire_lanes, cfg.planes
+        lanes, b, n = cfg.fire_lanes, cfg.planes, neuron_stages(cfg)
+        logit_stage = logits_delay(cfg)
+        places = {"stream": (d.stream_base, d.stream_step)}  # words of the current group, in memories with a word for each
+        if cfg.stepwise:
+            places |= {"potential": (d.potential_base, d.potential_step), "norm": (d.norm_base, d.potential_step)}
         control = data.StructLayout({"valid": 1, "first": 1, "last": 1, "final": 1, "group": 7,
-                                     "stream": ADDRESS_BITS})
+                                     **dict.fromkeys(places, ADDRESS_BITS)})
 
         # Sequencing: one group a cycle out of a buffer that was loaded when the accumulators were ready.
         buffer = Signal(data.ArrayLayout(signed(cfg.acc_bits), cfg.lanes), reset_less=True)
         left, group, firing = Signal(8), Signal(7), Signal()  # firing: left is not 0
         row, column = Signal(10), Signal(10)
-        stream = Signal(ADDRESS_BITS)
+        tokens = {name: Signal(ADDRESS_BITS, name=f"{name}_token") for name in places}
         s0 = Signal(control)
         m.d.comb += [s0.valid.eq(firing), s0.first.eq(group == 0), s0.last.eq(left == 1), s0.group.eq(group),
-                     s0.stream.eq(stream + group), s0.final.eq(s0.last & (row == d.tokens_y) & (column == d.tokens_x))]
+                     *(s0[name].eq(token + group) for name, token in tokens.items()),
+                     s0.final.eq(s0.last & (row == d.tokens_y) & (column == d.tokens_x))]
         with m.If(firing):
             shifted = Cat(buffer.as_value()[lanes * cfg.acc_bits:])
             m.d.sync += [buffer.eq(shifted), left.eq(left - 1), group.eq(group + 1), firing.eq(left != 1)]
             with m.If(s0.last):
-                m.d.sync += stream.eq(stream + d.stream_step)
+                m.d.sync += [token.eq(token + places[name][1]) for name, token in tokens.items()]
                 with m.If(column == d.tokens_x):
                     m.d.sync += [column.eq(0), row.eq(row + 1)]
                 with m.Else():
@@ -78,7 +85,7 @@ class FireUnit(wiring.Component):
         with m.If(self.ready):
             m.d.sync += [buffer.eq(self.acc), left.eq(d.groups + 1), group.eq(0), firing.eq(1)]
         with m.If(self.start):
-            m.d.sync += [stream.eq(d.stream_base), row.eq(0), column.eq(0)]
+            m.d.sync += [row.eq(0), column.eq(0), *(token.eq(places[name][0]) for name, token in tokens.items())]
         neuron = Signal.like(d.neuron_base)
         m.d.comb += [self.neuron_read.address.eq(Mux(self.ready, d.neuron_base, neuron)),
                      self.neuron_read.en.eq(self.ready | firing)]
@@ -101,15 +108,19 @@ class FireUnit(wiring.Component):
             m.d.sync += mask_now.eq(advanced(mask_now, LEAP * lanes))
 
         ctl = [s0]
-        for stage in range(1, 2 * b + 7):
+        for stage in range(1, 2 * n + 7):
             signal = Signal(control, name=f"ctl{stage}")
             m.d.sync += signal.eq(ctl[-1])
-            if stage == LOGIT_STAGE + 1:  # logits have left: what is behind them belongs to the next descriptor
+            if stage == logit_stage + 1:  # logits have left: what is behind them belongs to the next descriptor
                 m.d.sync += signal.valid.eq(ctl[-1].valid & (d.after != After.LOGITS))
             ctl.append(signal)
 
         # Stage 1: the group's sums, parameters and draws (a block RAM's output is late: it goes straight to a register).
-        group_sums = [_registered(m, buffer[lane], signed(cfg.acc_bits), "sum1", lane) for lane in range(lanes)]
+        taken: list[Value] = [buffer[lane] for lane in range(lanes)]
+        if cfg.stepwise:
+            taken = [Mux(d.scaled, times_levels(value, cfg.level_bits), value) for value in taken]
+        sum_bits = cfg.acc_bits + (cfg.level_bits if cfg.stepwise else 0)
+        group_sums = [_registered(m, value, signed(sum_bits), "sum1", lane) for lane, value in enumerate(taken)]
         parameters = _taken_over(m, self.neuron_read.data, "neuron1")
         drops = Signal(lanes)
         for lane, byte in enumerate(draw_bytes(mask_now, lanes)):
@@ -119,37 +130,43 @@ class FireUnit(wiring.Component):
             with m.If((select != 0) & self.masked):
                 m.d.comb += ratio.eq(Mux(self.override, self.override_ratio, Mux(select == 2, d.ratio1, d.ratio0)))
             m.d.comb += drops[lane].eq(drawn < ratio)
-        drop: list[Signal] = [drops, *_delayed(m, drops, 2 * b + 5, "drop")]  # by stage; there is none at stage 0
+        drop: list[Signal] = [drops, *_delayed(m, drops, 2 * n + 5, "drop")]  # by stage; there is none at stage 0
 
-        # Stage 2: initial potential; stages 3 .. b+2: the neuron.
-        v_bits = max(cfg.acc_bits, OFFSET_BITS) + 1
+        # Stage 2: initial potential, or a time step's charge; stages 3 .. n+2: the neuron.
+        v_bits = max(sum_bits, OFFSET_BITS) + 1
         sums = [group_sums[lane] + parameters[lane].offset for lane in range(lanes)]
         v = [_registered(m, value, signed(v_bits), "v2", lane) for lane, value in enumerate(sums)]
-        m.d.comb += [self.logits.valid.eq(ctl[LOGIT_STAGE].valid & logits), self.logits.last.eq(ctl[LOGIT_STAGE].last),
-                     self.logits.data.eq(Cat(_extended(value, LOGIT_BITS) for value in v))]
         threshold = [_registered(m, parameters[lane].threshold, THRESHOLD_BITS, "t2", lane) for lane in range(lanes)]
-        counts, _ = self._phases(m, v, threshold, "n")
-        # Stage b+3: mask of the neuron itself (only where nothing follows), gated shifts of the gain.
-        m.d.comb += [self.branch_read.address.eq(d.branch_base + ctl[b].group),
-                     self.branch_read.en.eq(ctl[b].valid & residual),
-                     self.stream_read.address.eq(ctl[b + 1].stream),
-                     self.stream_read.en.eq(ctl[b + 1].valid & residual & ~d.fresh)]
+        if cfg.stepwise:
+            counts, v = self._steps(m, "neurons", cfg.neuron_potentials, ctl[1], ctl[1].potential, v, threshold)
+        else:
+            counts, _ = self._phases(m, v, threshold, "n")
+        m.d.comb += [self.logits.valid.eq(ctl[logit_stage].valid & logits & (self.last_step | (not cfg.stepwise))),
+                     self.logits.last.eq(ctl[logit_stage].last),
+                     self.logits.data.eq(Cat(_extended(value, LOGIT_BITS) for value in v))]
+        # Stage n+3: mask of the neuron itself (only where nothing follows), gated shifts of the gain.
+        m.d.comb += [self.branch_read.address.eq(d.branch_base + ctl[n].group),
+                     self.branch_read.en.eq(ctl[n].valid & residual),
+                     self.stream_read.address.eq(ctl[n + 1].stream),
+                     self.stream_read.en.eq(ctl[n + 1].valid & residual & ~d.fresh)]
         branch = _taken_over(m, self.branch_read.data, "branch2")
-        kept = [_registered(m, Mux(drop[b + 2][lane] & plain, 0, counts[lane]), b, "kept3", lane) for lane in range(lanes)]
-        product = [_registered(m, sum((Mux(counts[lane][p], branch[lane].gain << p, 0) for p in range(1, b)),
-                                      Mux(counts[lane][0], branch[lane].gain, 0)), signed(GAIN_BITS + b), "product", lane)
+        kept = [_registered(m, Mux(drop[n + 2][lane] & plain, 0, counts[lane]), b, "kept3", lane) for lane in range(lanes)]
+        gains = [times_levels(entry.gain, cfg.level_bits) if cfg.stepwise else entry.gain
+                 for entry in (branch[lane] for lane in range(lanes))]
+        product = [_registered(m, sum((Mux(counts[lane][p], gains[lane] << p, 0) for p in range(1, b)),
+                                      Mux(counts[lane][0], gains[lane], 0)), signed(len(gains[lane]) + b), "product", lane)
                    for lane in range(lanes)]
         branch = _taken_over(m, branch, "branch3")
-        # Stage b+4: the residual.
+        # Stage n+4: the residual.
         old = [_registered(m, Mux(d.fresh, 0, self.stream_read.data[lane * STREAM_BITS:(lane + 1) * STREAM_BITS]),
                            signed(STREAM_BITS), "old3", lane) for lane in range(lanes)]
         total = [_registered(m, old[lane] + product[lane], signed(STREAM_BITS), "stream4", lane) for lane in range(lanes)]
         branch = _taken_over(m, branch, "branch4")
         kept = [_registered(m, value, b, "kept4", lane) for lane, value in enumerate(kept)]
-        m.d.comb += [self.stream_write.address.eq(ctl[b + 4].stream),
-                     self.stream_write.en.eq(ctl[b + 4].valid & residual),
+        m.d.comb += [self.stream_write.address.eq(ctl[n + 4].stream),
+                     self.stream_write.en.eq(ctl[n + 4].valid & residual),
                      self.stream_write.data.eq(Cat(total))]
-        # Stage b+5: second initial potential, or the rounding.
+        # Stage n+5: second initial potential, or the rounding.
         v5 = [_registered(m, _add_or_subtract(branch[lane].offset, total[lane], branch[lane].negate), signed(OFFSET_BITS + 1),
                           "v5", lane) for lane in range(lanes)]
         threshold5 = [_registered(m, branch[lane].threshold, THRESHOLD_BITS, "t5", lane) for lane in range(lanes)]
@@ -157,20 +174,41 @@ class FireUnit(wiring.Component):
         m.d.sync += half.eq((1 << d.shift) >> 1)
         passing5 = [_registered(m, Mux(planes, total[lane] + half, kept[lane]), signed(STREAM_BITS + 1), "pass5", lane)
                     for lane in range(lanes)]
-        # Stages b+6 .. 2b+5: the second neuron; meanwhile, shift and clamp.
-        shifted = [Mux(planes, value >> d.shift, value) for value in passing5]
-        counts2, passing = self._phases(m, v5, threshold5, "m", shifted)
-        # Stage 2b+6: mask, and what leaves.
+        # Stages n+6 .. 2n+5: the second neuron; meanwhile, shift and clamp.
+        rounded: list[Value] = [Mux(planes, value >> d.shift, value) for value in passing5]
+        if cfg.stepwise:
+            counts2, _ = self._steps(m, "norm_neurons", cfg.norm_potentials, ctl[n + 4], ctl[n + 4].norm, v5, threshold5, norm)
+            for stage in range(n):
+                rounded = [_registered(m, value, signed(STREAM_BITS + 1), f"pass{stage}", lane)
+                           for lane, value in enumerate(rounded)]
+            passing = rounded
+        else:
+            counts2, passing = self._phases(m, v5, threshold5, "m", rounded)
+        # Stage 2n+6: mask, and what leaves.
         top, high = Signal(PLANES_MAX), Signal(STREAM_BITS + 1)  # of the clamp: largest value, bits that only copy the sign
         m.d.sync += [top.eq((1 << d.plane_bits) - 1), high.eq(Mux(planes, ~0 << d.plane_bits, 0))]
         leaving = []
         for lane in range(lanes):
-            second = Mux(drop[2 * b + 5][lane], 0, counts2[lane])
+            second = Mux(drop[2 * n + 5][lane], 0, counts2[lane])
             leaving.append(_registered(m, Mux(norm, second, _clamped(passing[lane], top, high)), PLANES_MAX, "leave", lane))
-        self._pack(m, ctl[2 * b + 6], leaving)
-        with m.If(ctl[LOGIT_STAGE].valid & ctl[LOGIT_STAGE].final & logits):
+        self._pack(m, ctl[2 * n + 6], leaving)
+        with m.If(ctl[logit_stage].valid & ctl[logit_stage].final & logits):
             m.d.comb += self.done.eq(1)
         return m
+
+    def _steps(self, m: Module, name: str, depth: int, control: data.View, address: Value, charge: list[Signal],
+               threshold: list[Signal], used: Value | int = 1) -> tuple[list[Value], list[Value]]:
+        """Neurons that keep their potentials: spikes NEURON_STAGES cycles after `charge`, and the sums before they fire.
+
+        `control`, `address`: of the group in the cycle before its charge; `used`: it has these neurons.
+        """
+        m.submodules[name] = neurons = StepNeurons(self.m, depth, len(charge[0]))
+        m.d.comb += [neurons.valid.eq(control.valid & used), neurons.address.eq(address), neurons.initial.eq(self.initial),
+                     neurons.enable.eq(self.desc.phases[0])]
+        for lane in range(self.m.fire_lanes):
+            m.d.comb += [neurons.charge[lane].eq(charge[lane]), neurons.threshold[lane].eq(threshold[lane])]
+        every = range(self.m.fire_lanes)
+        return [neurons.spike[lane] for lane in every], [neurons.sum[lane] for lane in every]
 
     def _phases(self, m: Module, v: list[Signal], threshold: list[Signal], name: str,
                 passing: list[Value] | None = None) -> tuple[list[Signal], list[Signal]]:

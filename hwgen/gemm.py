@@ -22,7 +22,7 @@ class GemmEngine(wiring.Component):
         write = {"address": Out(ADDRESS_BITS), "en": Out(1)}
         super().__init__({
             "start": In(1), "done": Out(1), "desc": In(layout(GEMM)), "masked": In(1), "mask_state": In(WIDTH),
-            "override": In(1), "override_ratio": In(8),
+            "override": In(1), "override_ratio": In(8), "initial": In(1), "last_step": In(1),
             "spike_read": Out(wiring.Signature({**read, "data": In(m.word_bits)})),
             "spike_write": Out(wiring.Signature({**write, "data": Out(m.word_bits)})),
             "weight_read": Out(wiring.Signature({**read, "data": In(m.lanes * m.weight_bits)})).array(m.rows_per_cycle),
@@ -49,7 +49,8 @@ class GemmEngine(wiring.Component):
             self.events.eq(Mux(extract.out.valid, sum(plane.any() for plane in extract.out.plane), 0)),
             fire.start.eq(start), fire.desc.eq(desc), fire.masked.eq(self.masked),
             fire.mask_state.eq(self.mask_state), fire.override.eq(self.override),
-            fire.override_ratio.eq(self.override_ratio), fire.acc.eq(lanes.acc), fire.ready.eq(lanes.ready),
+            fire.override_ratio.eq(self.override_ratio), fire.initial.eq(self.initial), fire.last_step.eq(self.last_step),
+            fire.acc.eq(lanes.acc), fire.ready.eq(lanes.ready),
             self.done.eq(fire.done)]
         for port in range(self.m.rows_per_cycle):
             m.d.comb += [self.weight_read[port].address.eq(lanes.address[port]), self.weight_read[port].en.eq(lanes.en[port]),

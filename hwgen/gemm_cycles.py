@@ -15,6 +15,7 @@ from hwgen.config import MachineConfig
 from hwgen.descriptors import ADDRESS_BITS, After
 from hwgen.extract import EMIT_STAGES, FETCH_STAGES
 from hwgen.lanes import LaneArray
+from hwgen.potential import SUM_STAGES, neuron_stages
 
 Ints = NDArray[np.int64]
 Fields = dict[str, int]
@@ -25,13 +26,14 @@ FIRST_JUDGED = 2 + FETCH_STAGES
 """Cycle in which the first word is judged."""
 
 
-LOGITS_DELAY = 2
-"""Cycles from a group of sums entering the fire unit to its logits."""
+def logits_delay(m: MachineConfig) -> int:
+    """Cycles from a group of sums entering the fire unit to its logits."""
+    return 2 + (SUM_STAGES if m.stepwise else 0)
 
 
 def write_delay(m: MachineConfig) -> int:
     """Cycles from a token's last group entering the fire unit to the write of its first spike word."""
-    return 2 * m.planes + 7
+    return 2 * neuron_stages(m) + 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def gemm_cycles(f: Fields, m: MachineConfig, events: Ints) -> GemmCycles:
             free = last = max(free, last + spacing)
     groups = f["groups"] + 1
     if f["after"] == After.LOGITS:
-        done = last + EMIT_TO_READY + groups + LOGITS_DELAY
+        done = last + EMIT_TO_READY + groups + logits_delay(m)
     else:
         done = last + EMIT_TO_READY + groups + write_delay(m) + f["out_words"]
     return GemmCycles(done + 1, int(flat.sum()), int((-(-flat // m.rows_per_cycle)).sum()))

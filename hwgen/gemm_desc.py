@@ -54,7 +54,8 @@ def fire(m: MachineConfig, layer: Gemm, target: Buffer | None, tile: int, used: 
     groups = -(-used // m.fire_lanes)
     out_words = target.groups if target else 1
     return {
-        "groups": groups - 1, "spacing": max(groups, out_words) - 1, "phases": (1 << planes) - 1, "after": int(after(layer)),
+        "groups": groups - 1, "spacing": max(groups, out_words) - 1,
+        "phases": 0 if m.stepwise and layer.threshold is None else (1 << planes) - 1, "after": int(after(layer)),
         "fresh": int(layer.residual is not None and layer.residual.fresh),
         "shift": layer.requantise.shift if layer.requantise else 0,
         "plane_bits": layer.requantise.bits - 1 if layer.requantise else 0,

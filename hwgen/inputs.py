@@ -11,10 +11,10 @@ from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_network
 
-__all__ = ["CompileError", "ConfigError", "NetworkError", "network_arguments", "read_inputs"]
+__all__ = ["CompileError", "ConfigError", "NetworkError", "network_arguments", "network_of", "read_inputs"]
 
 
-def network_arguments(command: argparse.ArgumentParser, *, config: str = "", network: str = "beside the configuration") -> None:
+def network_arguments(command: argparse.ArgumentParser, *, config: str = "", network: str = "the configuration's") -> None:
     """Adds --config, --network, --random-weights and --trained-activity; `config`, `network`: defaults, in words ("": none)."""
     command.add_argument("--config", required=not config, type=Path,
                          help=f"default: {config}" if config else "such as configs/cifar10-tiny.toml")
@@ -26,13 +26,18 @@ def network_arguments(command: argparse.ArgumentParser, *, config: str = "", net
 def read_inputs(args: argparse.Namespace) -> tuple[Config, MachineConfig, Network]:
     """The configuration, its machine and the network; ConfigError or NetworkError names what is wrong."""
     config = configuration.load(args.config)
-    has_integer_form(config.model)
     machine = machine_config(config.machine)
+    return config, machine, network_of(config, args)
+
+
+def network_of(config: Config, args: argparse.Namespace) -> Network:
+    """The network that the arguments name: random, given, or the configuration's; it must have the configuration's shape."""
+    has_integer_form(config.model)
     if args.random_weights is not None:
-        return config, machine, random_network(config.model, args.random_weights, config.quantize,
-                                               TRAINED if args.trained_activity else None)
-    file = args.network or args.config.with_suffix(network_file.EXTENSION)
+        return random_network(config.model, args.random_weights, config.quantize, TRAINED if args.trained_activity else None)
+    file = args.network or config.network
     network = network_file.load(file)
     if network.model != config.model:
-        raise NetworkError(f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}")
-    return config, machine, network
+        raise NetworkError(f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}, "
+                           "or give another --network")
+    return network

@@ -22,7 +22,7 @@ from quantize.layers import Network
 
 PACKED_MAGIC = 0x4D53544E
 """The first word: "MSTN", highest byte first."""
-PACKED_FORMAT = 1
+PACKED_FORMAT = 2
 """Version of this format."""
 EXTENSION = ".bin"
 EXTERNAL = 0x100
@@ -39,6 +39,7 @@ HEADER: Mapping[str, str] = {
     "cap_attention": "what CAP_ATTENTION must hold",
     "cap_format": "what CAP_FORMAT must hold",
     "cap_memory": "what CAP_MEMORY must hold",
+    "cap_firing": "what CAP_FIRING must hold",
     "weight_rows": "least CAP_WEIGHT_ROWS",
     "spike_words": "least CAP_SPIKE_WORDS",
     "stream_words": "least CAP_STREAM_WORDS",
@@ -60,6 +61,8 @@ SECTION: Mapping[str, str] = {
     "offset": "first byte, from the start of the file",
     "bytes": "how many, a multiple of four",
 }
+SAME = ("cap_array", "cap_attention", "cap_format", "cap_memory", "cap_firing")
+"""Header words that name a capability register which must hold just that."""
 DEPTHS = ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors")
 """Header words that name the least depth of a memory; the capability register of each is CAP_<NAME>."""
 
@@ -101,7 +104,7 @@ def pack(program: Program, machine: MachineConfig, masking: MaskingConfig, build
     need = demands(program)
     header = {
         "magic": PACKED_MAGIC, "format": PACKED_FORMAT, "map_version": VERSION, "build_id": build_id,
-        **{name: held[name] for name in ("cap_array", "cap_attention", "cap_format", "cap_memory")},
+        **{name: held[name] for name in SAME},
         **{name: need[name] for name in DEPTHS}, "transfers": need.get("transfers", 0),
         "image_side": model.image_size, "image_channels": model.in_channels, "patch": model.patch, "classes": model.classes,
         "mask_seed": masking.seed, "mask_ctrl": mask.field("enable").put(1),

@@ -12,7 +12,7 @@ import numpy as np
 from hwgen import gemm_desc
 from hwgen.attention_cycles import AttentionShape
 from hwgen.attention_desc import attention_fields, pack_attention
-from hwgen.config import MachineConfig, fitted
+from hwgen.config import POTENTIALS, MachineConfig, fitted
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, SYNC, After, Fields, Kind, pack
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.limits import CompileError, check_fits, needs
@@ -54,32 +54,38 @@ def demands(program: Program) -> dict[str, int]:
         return {name: getattr(program.machine, name) for name in MEMORY_KNOBS} | {
             "descriptors": len(program.steps), "transfers": max(len(program.reads), len(program.writes)) + 1}
     images, buffers = program.images, list(program.buffers.values())
+    stepwise = program.machine.stepwise
     streams = [words * program.buffers[name].tokens for name, words in program.stream_words.items()]
     return {
         "weight_rows": max(len(images.weights), 1),
-        "spike_words": _spike_words(buffers),
+        "spike_words": _spike_words(buffers, stepwise),
         "stream_words": max(streams, default=1),
         "param_words": max(len(images.params), len(images.branches), 1),
         "rom_words": max(len(images.rom), 1),
         "descriptors": len(program.steps),
+        **(program.potentials if stepwise else {}),
     }
 
 
 MEMORY_KNOBS = ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words")
 
 
-def _spike_words(buffers: list[Buffer]) -> int:
-    return max(a.size + b.size for a, b in zip(buffers, buffers[1:], strict=False))
+def _spike_words(buffers: list[Buffer], stepwise: bool) -> int:
+    """Words for each two buffers that follow each other; stepwise, the image stays beside all others."""
+    kept, others = (buffers[0].size, buffers[1:]) if stepwise else (0, buffers)
+    return kept + max((a.size + b.size for a, b in zip(others, others[1:], strict=False)), default=sum(b.size for b in others))
 
 
 class Compiler:
     """One network on one machine, everything on chip; `run` once."""
 
     def __init__(self, network: Network, machine: MachineConfig, masking: MaskingConfig) -> None:
-        self.network, self.machine, self.masking = network, fitted(machine, **needs(network)), masking
+        self.network, self.machine, self.masking = network, fitted(machine, **needs(network, machine)), masking
         self.model = network.model
+        self.planes = 1 if machine.stepwise else network.model.planes  # of a count
         self.images = Images()
         self.steps: list[Step] = []
+        self.potentials = dict.fromkeys(POTENTIALS, 0)
         self.mask_rows, self.conv_rows = mask_rows(self.model), conv_rows(self.model)
         check_fits(network, self.machine)
 
@@ -99,7 +105,8 @@ class Compiler:
             source = buffers.get(layer.name, source)
         self._add("end", Kind.END, 0, {})
         self._emit_words()
-        return self._checked(Program(self.machine, self.network, self.steps, self.images, buffers, self.stream_words))
+        return self._checked(Program(self.machine, self.network, self.steps, self.images, buffers, self.stream_words,
+                                     potentials=self.potentials))
 
     @staticmethod
     def _part(buffer: Buffer) -> Part:
@@ -153,9 +160,11 @@ class Compiler:
 
     def _placed(self, buffers: dict[str, Buffer]) -> dict[str, Buffer]:
         """Every other buffer moves to the far end of the scratchpad, so that a layer never writes what it reads."""
-        depth = self.machine.spike_words or _spike_words(list(buffers.values()))
+        stepwise = self.machine.stepwise
+        depth = self.machine.spike_words or _spike_words(list(buffers.values()), stepwise)
+        low = buffers["image"].size if stepwise else 0  # every time step reads the image again
         return {
-            name: dataclasses.replace(buffer, base=max(0, depth - buffer.size)) if index % 2 else buffer
+            name: dataclasses.replace(buffer, base=max(low, depth - buffer.size) if index % 2 else low if index else 0)
             for index, (name, buffer) in enumerate(buffers.items())
         }
 
@@ -210,9 +219,10 @@ class Compiler:
         channels = self._out_map(layer)[tile]
         sites, mask_row = self._site(layer)
         values = {
-            **gemm_desc.walk(m, layer, source, inputs.base, rows, self.model.planes),
-            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.model.planes,
+            **gemm_desc.walk(m, layer, source, inputs.base, rows, self.planes),
+            **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.planes,
                              {site: self.masking.ratio256_of(site, self._block(layer)) for site in sites}),
+            **self._step_fields(layer, tile),
             **bases,
             "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
             "out_base": outputs.base + tile if outputs else 0,
@@ -225,6 +235,21 @@ class Compiler:
             step.residual = Part(layer.name, stream_base, outputs.tokens if outputs else np.arange(0))
             self.stream_words[layer.name] = values["stream_step"]
         return step
+
+    def _step_fields(self, layer: Gemm, tile: int) -> dict[str, int]:
+        """Where a stepwise machine keeps the potentials of the layer's tile: groups of `fire_lanes`, token by token."""
+        m = self.machine
+        if not m.stepwise:
+            return {"scaled": 0, "potential_base": 0, "norm_base": 0, "potential_step": 0}
+        words = -(-layer.outputs // m.lanes) * (m.lanes // m.fire_lanes)
+        if tile == 0:
+            self.layer_bases = {name: self.potentials[name] for name in ("neuron_potentials", "norm_potentials")}
+            self.potentials["neuron_potentials"] += layer.tokens * words
+            self.potentials["norm_potentials"] += layer.tokens * words if layer.norm else 0
+        first = tile * m.lanes // m.fire_lanes
+        return {"scaled": int(self.network.takes_spikes(layer)), "potential_step": words,
+                "potential_base": self.layer_bases["neuron_potentials"] + first,
+                "norm_base": self.layer_bases["norm_potentials"] + first}
 
     def _gemm(self, layer: Gemm, source: Buffer) -> None:
         target = self.buffers.get(layer.name)
@@ -245,7 +270,13 @@ class Compiler:
         used = self.masking.carries("scores", block)
         fields = attention_fields(self.machine, shape, in_base=inputs.base, out_base=outputs.base,
                                   score_threshold=layer.score_threshold, rom_base=rom_base,
-                                  mask_ratio=self.masking.ratio256_of("scores", block) if used else 0)
+                                  mask_ratio=self.masking.ratio256_of("scores", block) if used else 0,
+                                  scores_first=self.potentials["score_potentials"] == 0,
+                                  potential_base=self.potentials["output_potentials"])
+        if self.machine.stepwise:  # a word for each key of each pass, and for each row
+            passes = shape.jobs * shape.passes(self.machine)
+            self.potentials["score_potentials"] += passes * shape.tokens
+            self.potentials["output_potentials"] += passes * self.machine.attention_rows
         row = self.mask_rows[block].scores
         row += shape.window_row * shape.windows_per_side * shape.heads * shape.tokens
         step = self._add(layer.name, Kind.ATTENTION, pack_attention(fields), {}, masked=used, draw=ROW_DRAWS * row,
@@ -254,11 +285,14 @@ class Compiler:
         return step
 
     def _shape(self, layer: Attention, window_row: int = 0, window_rows: int = 0) -> AttentionShape:
-        return AttentionShape(layer.side, layer.window, layer.shift, layer.heads, layer.head_size, self.model.planes,
+        return AttentionShape(layer.side, layer.window, layer.shift, layer.heads, layer.head_size, self.planes,
                               window_row, window_rows)
 
     def _rom(self, layer: Attention) -> list[int]:
-        entries = layer.rom_den.ravel() << self.machine.rom_bits | layer.rom_num.ravel()
+        num, den = layer.rom_num, layer.rom_den
+        if self.machine.stepwise:  # a score is 0 or L
+            num, den = num[:, :, ::self.model.levels], den[:, :, ::self.model.levels]
+        entries = den.ravel() << self.machine.rom_bits | num.ravel()
         return [int(entry) for entry in entries]
 
     def _attention(self, layer: Attention, source: Buffer) -> None:

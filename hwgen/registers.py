@@ -8,7 +8,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hwgen.config import MachineConfig
+from hwgen.config import STEPS_MOST, MachineConfig
 
 ADDRESS_BITS = 8
 """Of the machine's own registers."""
@@ -19,7 +19,7 @@ MAGIC = 0x4D535431
 """The ID register: "MST1"."""
 WINDOW_MAGIC = 0x4D535457
 """The WINDOW_ID register: "MSTW"."""
-VERSION = 3
+VERSION = 4
 """Version of this register map: raised when a driver of one map would misread the other."""
 
 ACCESS = {
@@ -51,6 +51,7 @@ class LoadTarget(enum.IntEnum):
     DISCARD = 8
 
 
+STEPS_BITS = STEPS_MOST.bit_length()
 TARGET_BITS = 4
 TARGET_DOC: Mapping[LoadTarget, str] = {
     LoadTarget.NONE: "none: packets are images and wait until the machine takes them",
@@ -76,6 +77,7 @@ class ErrorCode(enum.IntEnum):
     BUSY = 5
     LOAD_TARGET = 6
     MEMORY_FAULT = 7
+    BAD_STEPS = 8
 
 
 ERROR_DOC: Mapping[ErrorCode, str] = {
@@ -87,6 +89,7 @@ ERROR_DOC: Mapping[ErrorCode, str] = {
     ErrorCode.BUSY: "start was written during a run or a load: wait for STATUS.busy and STATUS.loading to be 0",
     ErrorCode.LOAD_TARGET: "a packet came for a memory that cannot be loaded: see LOAD_TARGET",
     ErrorCode.MEMORY_FAULT: "external memory answered with an error: check MEMORY_BASE and what lies there",
+    ErrorCode.BAD_STEPS: "start was written while STEPS is 0 or above CAP_FIRING.steps: write a number that the machine has",
 }
 
 
@@ -208,6 +211,10 @@ REGISTERS: tuple[Register, ...] = (
         Field("outstanding", 7, 19, "const", "bursts under way in each direction"),
     ), "capability: external memory"),
     _word("CAP_TRANSFERS", 0x34, "const", "depth of each transfer program memory"),
+    Register("CAP_FIRING", 0x38, (
+        Field("steps", STEPS_BITS, 0, "const", "most time steps of an image; 0: the machine fires `exact`, in one"),
+        Field("level_bits", 3, 16, "const", "b of the network's levels, L = 2^b - 1, where it fires in time steps; else 0"),
+    ), "capability: firing"),
     Register("CTRL", 0x40, (
         Field("start", 1, 0, "pulse", "run IMAGES images from PROGRAM_START on"),
         Field("abort", 1, 1, "pulse", "stop at once and forget the run and the packet under way; registers and loaded memories "
@@ -256,6 +263,10 @@ REGISTERS: tuple[Register, ...] = (
     _word("MEMORY_BASE", 0x84, "rw", "where the machine's external memory begins, in units of 4 KiB"),
     _word("STALLS_LO", 0x88, "ro", "cycles in which only external memory kept a descriptor waiting, low word: read it first"),
     _word("STALLS_HI", 0x8C, "ro", "stalled cycles, high word as of the last read of the low word", latched_by="STALLS_LO"),
+    Register("STEPS", 0x90, (
+        Field("value", STEPS_BITS, 0, "rw", "time steps of each image, taken at start: 1 to CAP_FIRING.steps, which it is "
+              "after reset; of no effect where that is 0"),
+    ), "time steps"),
 )
 
 WINDOW_BASE = 1 << ADDRESS_BITS
@@ -305,7 +316,7 @@ def address_map(registers: tuple[Register, ...] = REGISTERS) -> dict[str, Regist
 
 
 def constants(m: MachineConfig, build_id: int) -> dict[tuple[str, str], int]:
-    """Values of every "const" field, keyed (register, field).
+    """Values of every "const" field, keyed (register, field), and the reset values that depend on the machine.
 
     RegisterError when a memory depth of `m` is still 0 (auto), or `build_id` does not fit 32 bits.
     """
@@ -323,6 +334,8 @@ def constants(m: MachineConfig, build_id: int) -> dict[tuple[str, str], int]:
         ("CAP_MEMORY", "bits"): m.memory_bits, ("CAP_MEMORY", "burst"): m.memory_burst if m.memory_bits else 0,
         ("CAP_MEMORY", "outstanding"): m.memory_outstanding if m.memory_bits else 0,
         ("CAP_TRANSFERS", "value"): m.transfers if m.memory_bits else 0,
+        ("CAP_FIRING", "steps"): m.steps if m.stepwise else 0,
+        ("CAP_FIRING", "level_bits"): m.level_bits if m.stepwise else 0, ("STEPS", "value"): m.steps if m.stepwise else 0,
     }
     for name in ("weight_rows", "spike_words", "stream_words", "param_words", "rom_words", "descriptors"):
         depth = getattr(m, name)

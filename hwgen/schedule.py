@@ -37,14 +37,15 @@ class LayerCycles:
     """of the cycles, those in which only external memory kept the next descriptor waiting"""
 
 
-def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory: MemoryTiming | None = None) -> list[LayerCycles]:
-    """Cycles of each layer for one image.
+def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory: MemoryTiming | None = None, *,
+            initial: bool = True, last_step: bool = True) -> list[LayerCycles]:
+    """Cycles of each layer for one image; of a stepwise machine, for one time step (is it the `initial`, the last?).
 
     `values[name]` [T, C]: what buffer `name` of `program.buffers` holds ("image": pixels by patch, as docs/semantics.md 3.1
     orders them). Layers come in execution order, "image" first; the head's cycles include the delivery of the logits.
     Exact where all is on chip; with external memory (`memory`: how fast it is) transfers are a model (`hwgen.timeline`).
     """
-    costs = step_costs(program, values)
+    costs = step_costs(program, values, initial=initial, last_step=last_step)
     if program.machine.memory_bits:
         starts, stalls = run_timeline(program, [cost.cycles for cost in costs], memory or MemoryTiming())
     else:
@@ -68,8 +69,9 @@ class StepCost:
     bound: int = 0
 
 
-def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]]) -> list[StepCost]:
-    """The cost of every descriptor but END, for one image, were external memory never in the way. `values`: as `predict`."""
+def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]], *, initial: bool = True,
+               last_step: bool = True) -> list[StepCost]:
+    """The cost of every descriptor but END, for one image, were external memory never in the way. Arguments: as `predict`."""
     machine = program.machine
     memory = np.zeros((program_depth(program), machine.lanes), np.int64)
     packed: Part | None = None
@@ -79,7 +81,8 @@ def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]]) -> l
         if step.kind == Kind.END:
             continue
         if step.kind != Kind.GEMM:
-            out.append(StepCost(max(FETCH_CYCLES, fixed_cycles(program, step))))
+            skipped = step.kind == Kind.IMAGE and not initial  # the image is still there
+            out.append(StepCost(FETCH_CYCLES if skipped else max(FETCH_CYCLES, fixed_cycles(program, step))))
             continue
         assert step.inputs is not None
         if step.inputs is not packed:
@@ -87,7 +90,7 @@ def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]]) -> l
             place_part(program, packed, np.asarray(values[packed.name]), memory)
             counts = vectors(step.fields, machine, memory)
         cost = gemm_cycles(step.fields, machine, counts)
-        out.append(StepCost(dispatched(step, cost.cycles), cost.events, _bound(counts, machine.rows_per_cycle)))
+        out.append(StepCost(dispatched(step, cost.cycles, last_step), cost.events, _bound(counts, machine.rows_per_cycle)))
     return out
 
 
@@ -112,9 +115,9 @@ def program_depth(program: Program) -> int:
     return max(buffer.base + buffer.size for buffer in program.buffers.values())
 
 
-def dispatched(step: Step, unit: int) -> int:
-    """From a GEMM descriptor's dispatch to the next one's, when its unit takes `unit` cycles."""
-    if step.fields["after"] == After.LOGITS:
+def dispatched(step: Step, unit: int, last_step: bool = True) -> int:
+    """From a GEMM descriptor's dispatch to the next one's, when its unit takes `unit` cycles. Logits leave in the last step."""
+    if step.fields["after"] == After.LOGITS and last_step:
         groups = step.fields["groups"] + 1
         unit = max(unit, unit - groups + 1 + RESULT_LATENCY + step.fields["count"])
     return max(FETCH_CYCLES, unit)
@@ -132,8 +135,7 @@ def layer_table(program: Program) -> str:
     and, when the network file records its activity (`notes["activity"]`: layer -> events per input channel), the cycles at
     that activity.
     """
-    activity = program.network.notes.get("activity")
-    rates: Mapping[str, float] = activity if isinstance(activity, dict) else {}
+    rates = _activity(program)
     lines = [f"{'layer':<14}{'tiles':>6}{'weight rows':>13}{'spike words':>13}{'least':>10}{'predicted':>11}{'most':>10}"]
     totals = [0, 0, 0]
     rows = _weight_rows(program)
@@ -154,18 +156,26 @@ def layer_table(program: Program) -> str:
         f"{'total':<14}{len(program.steps):>6}{sum(rows.values()):>13}{'':>13}{totals[0]:>10}"
         f"{totals[1] or '-':>11}{totals[2]:>10}"
     )
-    if not rates:
+    if program.machine.stepwise:
+        lines.append("cycles are of one time step, whose spikes no file records: `make sim` predicts each one exactly")
+    elif not rates:
         lines.append("predicted: the network file records no activity; `make sim` predicts each image exactly")
     return "\n".join(lines)
 
 
 def predicted_cycles(program: Program) -> int | None:
     """Cycles of an image at the activity that the network file records; None when it records none (see `layer_table`)."""
-    rates = program.network.notes.get("activity")
-    if not isinstance(rates, dict):
+    rates = _activity(program)
+    if not rates:
         return None
     return sum(_at_rate(program, [step for step in program.steps if step.layer == name], rates.get(name, 0.0))
                for name in program.layers)
+
+
+def _activity(program: Program) -> Mapping[str, float]:
+    """Events per input channel by layer, as recorded for `exact` firing; empty where nothing is recorded for this machine."""
+    activity = program.network.notes.get("activity")
+    return activity if isinstance(activity, dict) and not program.machine.stepwise else {}
 
 
 def _weight_rows(program: Program) -> dict[str, int]:

@@ -12,8 +12,8 @@ from amaranth.lib.wiring import In, Out
 from hwgen.config import MachineConfig
 from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, layout
 from hwgen.lfsr import Jump
-from hwgen.registers import ErrorCode
-from model.masking import WIDTH
+from hwgen.registers import STEPS_BITS, ErrorCode
+from model.masking import STEP_SEED, WIDTH
 
 FETCH_CYCLES = Jump.CYCLES + 4
 """From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""
@@ -30,6 +30,10 @@ class Sequencer(wiring.Component):
     which only that keeps it. `image_start` pulses where an image's program begins; `steps` counts its finished descriptors.
     The top resets the sequencer
     in the cycle after `halt`: a jump under way would otherwise outlast the run. `images` of 0 runs one.
+
+    A stepwise machine runs the program `time_steps` times for each image, with other mask draws each time (`model.masking`);
+    their number is taken with `run`. `initial` and `last_step` are levels, from END to END; IMAGE is only started in the
+    initial step, and `image_done` comes with the last one.
     """
 
     def __init__(self, m: MachineConfig, address_bits: int) -> None:
@@ -42,6 +46,9 @@ class Sequencer(wiring.Component):
                 "image_index": In(32),
                 "seed": In(32),
                 "failed": In(1),
+                "time_steps": In(STEPS_BITS),
+                "initial": Out(1, init=1),
+                "last_step": Out(1),
                 "finished": Out(1),
                 "busy": Out(1),
                 "error": Out(8),
@@ -91,9 +98,13 @@ class Sequencer(wiring.Component):
             m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
         with m.If(arriving):
             m.d.sync += words[arrived].eq(word)
-        state = Signal(WIDTH)
+        state, seed = Signal(WIDTH), Signal(WIDTH)
+        step, step_seed = Signal(STEPS_BITS), Signal(WIDTH)
+        time_steps = Signal(STEPS_BITS)
         m.d.comb += [
-            state.eq(Mux(self.seed == self.image_index, 1, self.seed ^ self.image_index)),
+            seed.eq(self.seed ^ step_seed if self.m.stepwise else self.seed),
+            self.last_step.eq(step + 1 == time_steps if self.m.stepwise else 1),
+            state.eq(Mux(seed == self.image_index, 1, seed ^ self.image_index)),
             jump.start.eq(arriving & (arrived == 0)),
             jump.state.eq(state),
             jump.polynomial.eq(layout(HEADER)(word).jump),
@@ -139,20 +150,28 @@ class Sequencer(wiring.Component):
             m.d.sync += unit_busy.eq(0)
         with m.If(self.run):
             m.d.comb += [begin.eq(1), restart.eq(1)]
-            m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0)]
+            m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0), step.eq(0), step_seed.eq(0), self.initial.eq(1)]
+            if self.m.stepwise:
+                m.d.sync += time_steps.eq(self.time_steps)
         with m.Elif(dispatch):
             m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result),
                          self.in_gemm.eq(next_header.kind == Kind.GEMM), self.in_attention.eq(next_header.kind == Kind.ATTENTION)]
             m.d.comb += begin.eq(1)
             with m.Switch(next_header.kind):
                 with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):
-                    m.d.sync += [starting.eq(1), unit_busy.eq(1), *(start.eq(next_header.kind == kind) for kind, start in starts)]
+                    begun = ~((next_header.kind == Kind.IMAGE) & ~self.initial)  # later steps find the image where it is
+                    m.d.sync += [starting.eq(begun), unit_busy.eq(begun),
+                                 *(start.eq((next_header.kind == kind) & begun) for kind, start in starts)]
                 with m.Case(Kind.END):
-                    m.d.comb += [self.image_done.eq(1), restart.eq(1)]
-                    m.d.sync += left.eq(left - 1)
-                    with m.If(left <= 1):
-                        m.d.comb += [begin.eq(0), self.finished.eq(1)]
-                        m.d.sync += [running.eq(0), ready.eq(0)]
+                    m.d.comb += restart.eq(1)
+                    with m.If(self.last_step):
+                        m.d.comb += self.image_done.eq(1)
+                        m.d.sync += [left.eq(left - 1), step.eq(0), step_seed.eq(0), self.initial.eq(1)]
+                        with m.If(left <= 1):
+                            m.d.comb += [begin.eq(0), self.finished.eq(1)]
+                            m.d.sync += [running.eq(0), ready.eq(0)]
+                    with m.Else():
+                        m.d.sync += [step.eq(step + 1), step_seed.eq(step_seed + STEP_SEED), self.initial.eq(0)]
                 with m.Default():
                     m.d.comb += [begin.eq(0), self.error.eq(ErrorCode.BAD_DESCRIPTOR), self.finished.eq(1)]
                     m.d.sync += [running.eq(0), ready.eq(0)]

@@ -93,6 +93,8 @@ class Program:
     writes: list[Transfer] = field(default_factory=list)
     external_beats: int = 0
     """beats of external memory that the program uses"""
+    potentials: dict[str, int] = field(default_factory=dict)
+    """words of each potential memory that a stepwise machine keeps, by the name of its depth's knob"""
 
     @property
     def layers(self) -> list[str]:

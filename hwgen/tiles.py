@@ -33,29 +33,34 @@ def fire_parameters(
 ) -> tuple[list[int], list[int]]:
     """Words of the neuron and of the branch memory for the tile; no branch words for a layer without a residual."""
     channels = channels[:groups * m.fire_lanes]
-    neurons = _words(pack_channels(NEURON, _neurons(layer, channels, sites)), m.fire_lanes)
+    neurons = _words(pack_channels(NEURON, _neurons(m, layer, channels, sites)), m.fire_lanes)
     if layer.residual is None:
         return neurons, []
-    return neurons, _words(pack_channels(BRANCH, _branches(layer, layer.residual, channels)), m.fire_lanes)
+    return neurons, _words(pack_channels(BRANCH, _branches(m, layer, layer.residual, channels)), m.fire_lanes)
 
 
-def _neurons(layer: Gemm, channels: Ints, sites: tuple[str, ...]) -> dict[str, Ints]:
+def _neurons(m: MachineConfig, layer: Gemm, channels: Ints, sites: tuple[str, ...]) -> dict[str, Ints]:
     bias = layer.bias[channels]
-    if layer.threshold is None:
-        values = {"offset": bias, "threshold": np.ones_like(bias), "select": np.zeros_like(bias)}
+    if layer.threshold is None:  # stepwise, the sums of all steps begin at half a threshold: at 0
+        values = {"offset": bias, "threshold": np.full_like(bias, int(not m.stepwise)), "select": np.zeros_like(bias)}
     else:
         threshold = layer.threshold[channels]
-        values = {"offset": bias + (threshold >> 1), "threshold": threshold, "select": _select(layer, channels, sites)}
+        values = {"offset": bias + _initial(m, threshold), "threshold": threshold, "select": _select(layer, channels, sites)}
     return _silent(values, channels)
 
 
-def _branches(layer: Gemm, residual: Residual, channels: Ints) -> dict[str, Ints]:
+def _branches(m: MachineConfig, layer: Gemm, residual: Residual, channels: Ints) -> dict[str, Ints]:
     gain = residual.gain[channels]
     if layer.norm is None:
         return _silent({"gain": gain, "negate": 0 * gain, "offset": 0 * gain - 1, "threshold": 0 * gain + 1}, channels)
     threshold = layer.norm.threshold[channels]
     return _silent({"gain": gain, "negate": layer.norm.negate[channels],
-                    "offset": layer.norm.bias[channels] + (threshold >> 1), "threshold": threshold}, channels)
+                    "offset": layer.norm.bias[channels] + _initial(m, threshold), "threshold": threshold}, channels)
+
+
+def _initial(m: MachineConfig, threshold: Ints) -> Ints:
+    """Half a threshold with each charge; a stepwise machine adds it itself, before the first time step."""
+    return 0 * threshold if m.stepwise else threshold >> 1
 
 
 def _silent(values: dict[str, Ints], channels: Ints) -> dict[str, Ints]:

@@ -14,7 +14,7 @@ from amaranth.hdl import DomainRenamer, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
-from hwgen.attention import AT_REST, AttentionUnit
+from hwgen.attention import AttentionUnit, at_rest
 from hwgen.attention_desc import AttentionDescriptor
 from hwgen.clock_gate import gated_domain
 from hwgen.config import MachineConfig
@@ -104,7 +104,7 @@ class Accelerator(wiring.Component):
         m.submodules.csr, m.submodules.loader, m.submodules.result = csr, loader, result
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.gemm = ResetInserter(stop)(gemm)
-        gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, AT_REST)
+        gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, at_rest(cfg))
         m.submodules.attention = DomainRenamer("attention")(ResetInserter(stop)(attention))
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
@@ -208,6 +208,10 @@ class Accelerator(wiring.Component):
             sequencer.images.eq(csr.images),
             sequencer.image_index.eq(csr.image_index),
             sequencer.seed.eq(csr.mask_seed),
+            sequencer.time_steps.eq(csr.steps),
+            gemm.initial.eq(sequencer.initial),
+            gemm.last_step.eq(sequencer.last_step),
+            attention.initial.eq(sequencer.initial),
             sequencer.failed.eq(csr.failing),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
             sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),

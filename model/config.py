@@ -227,6 +227,8 @@ class Config:
     quantize: QuantizeConfig
     machine: dict[str, object]
     events: EventsConfig = EventsConfig()
+    network: Path = Path()
+    """the network file: the file's key `network`, from its own folder; else of the configuration's name, beside it"""
 
 
 def _typed(table: str, key: str, value: object, kind: object) -> object:
@@ -327,6 +329,9 @@ def load(path: str | Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
+        network = raw.pop("network", f"{path.stem}.mstn")
+        if not isinstance(network, str) or not network:
+            raise ConfigError(f"network must name a network file, such as \"cifar10-tiny.mstn\", not {network!r}")
         for table in raw:
             if table not in TABLES:
                 raise ConfigError(f"unknown table [{table}]; known: {', '.join(TABLES)}")
@@ -346,6 +351,7 @@ def load(path: str | Path) -> Config:
             quantize=read_table(QuantizeConfig, "quantize", raw.get("quantize", {})),
             machine=dict(raw.get("machine", {})),
             events=read_table(EventsConfig, "events", raw.get("events", {})),
+            network=path.parent / network,
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

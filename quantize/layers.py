@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import AnyModel
+from model.config import AnyModel, ModelConfig
 
 Ints = NDArray[np.int64]
 
@@ -144,6 +144,12 @@ class Network:
             total += 0 if layer.residual is None else layer.residual.gain.size
             total += 0 if layer.norm is None else 2 * layer.norm.bias.size
         return total
+
+    def takes_spikes(self, layer: Gemm) -> bool:
+        """Whether the inputs of `layer` are spike counts; else they are values: pixels, or planes of the residual."""
+        if isinstance(self.model, ModelConfig):
+            return layer.kind in ("qkv", "proj", "fc1", "fc2")
+        return layer is not self.layers[0]
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`; KeyError names the known ones."""

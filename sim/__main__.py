@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.inputs import network_of
 from hwgen.program import CompileError
 from model import config as configuration
 from model import datasets
 from model.config import Config, ConfigError
 from model.masking import SpikeMask
-from quantize import network as network_file
-from quantize.check import has_integer_form
-from quantize.layers import Network, NetworkError
-from quantize.random_network import TRAINED, random_images, random_network
+from quantize.layers import NetworkError
+from quantize.random_network import random_images
 from sim import images as image_files
 from sim.host import HostError
 from sim.runner import SimulationFailed, SimulatorMissing, find_simulator
@@ -58,25 +57,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--mask", type=float, help="spike mask ratio in place of the configuration's")
     golden.add_argument("--steps", type=int, help="time steps of `stepwise` mode (default: `exact` mode)")
     run.add_argument("--sim", default="verilator", help="verilator or icarus")
+    run.add_argument("--steps", type=int, help="time steps of a machine with firing = \"stepwise\" (default: all that it has)")
     run.add_argument("--waves", action="store_true", help="write a waveform")
     for command in (run, every, single):
         command.add_argument("--build", type=Path, help="build folder (default: rtl/build/<config>)")
     return top
-
-
-def load_network(config: Config, path: Path, args: argparse.Namespace) -> Network:
-    """The network that the arguments name: random, given, or beside the configuration; it must have the configuration's shape."""
-    has_integer_form(config.model)
-    if args.random_weights is not None:
-        activity = TRAINED if args.trained_activity else None
-        return random_network(config.model, args.random_weights, config.quantize, activity)
-    file = args.network or path.with_suffix(network_file.EXTENSION)
-    network = network_file.load(file)
-    if network.model != config.model:
-        raise NetworkError(
-            f"{file}: its model differs from [model] of {path}: run make quantize CONFIG={path}, or give another --network"
-        )
-    return network
 
 
 def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
@@ -110,7 +95,7 @@ def _verify_all(args: argparse.Namespace) -> int:
     from sim.run import BUILD_ROOT, masked_config
 
     config = configuration.load(args.config)
-    network = load_network(config, args.config, args)
+    network = network_of(config, args)
     masking = masked_config(config, args.mask)
     images, labels = load_test_set(config, args)
     find_simulator()  # before any long work
@@ -136,7 +121,7 @@ def _single(args: argparse.Namespace) -> int:
     from sim.traffic import write_single_report
 
     config = configuration.load(args.config)
-    network = load_network(config, args.config, args)
+    network = network_of(config, args)
     args.images = 1
     images, _ = load_images(config, args)
     find_simulator()  # before any long work
@@ -157,17 +142,20 @@ def _run(args: argparse.Namespace) -> int:
     from sim.run import BUILD_ROOT, simulate
 
     config = configuration.load(args.config)
-    network = load_network(config, args.config, args)
+    network = network_of(config, args)
     images, labels = load_images(config, args)
     folder = args.build or BUILD_ROOT / config.name
     find_simulator(args.sim)  # before any long work
     begin = time.monotonic()
     print(f"{config.name}: {len(images)} images, mask ratio {_ratio(config, args)}, {args.sim}; building in {folder}", flush=True)
-    outcome = simulate(config, network, images, ratio=args.mask, simulator=args.sim, waves=args.waves, folder=folder)
+    outcome = simulate(config, network, images, ratio=args.mask, simulator=args.sim, waves=args.waves, folder=folder,
+                       steps=args.steps)
     for failure in outcome.verdict.failures[:10]:
         print(f"  {failure}")
     if labels is not None:
-        print(f"golden model: {int((outcome.trace.classes == labels).sum())}/{len(labels)} images classified correctly")
+        steps = outcome.verdict.steps
+        print(f"golden model: {int((outcome.trace.classes[steps - 1::steps] == labels).sum())}/{len(labels)} images "
+              "classified correctly")
     write_report(outcome, config, folder)
     if outcome.waveform:
         print(f"waveform: {outcome.waveform} (open it with GTKWave or Surfer)")
@@ -181,7 +169,7 @@ def _golden(args: argparse.Namespace) -> int:
     from sim.golden.stepwise import run_stepwise
 
     config = configuration.load(args.config)
-    network = load_network(config, args.config, args)
+    network = network_of(config, args)
     images, labels = load_images(config, args)
     from sim.run import masked_config
 

@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     args = top.parse_args(argv)
     try:
         config = configuration.load(args.config)
-        network = network_file.load(args.config.with_suffix(network_file.EXTENSION))
+        network = network_file.load(config.network)
         images, _ = image_files.of(config, IMAGES)
         setting = Setting(args.config, config, network, images, BUILD_ROOT / config.name)
         result = Path(RESULT)

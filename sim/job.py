@@ -13,6 +13,7 @@ class Job:
 
     `external_file`: what lies in external memory ("": there is none), of `external_bytes` bytes from `external_base` on, on a
     bus of `external_bits`; `latency`, `bandwidth` (numerator, denominator) and `memory_stall` as `sim.axi_memory.Timing`.
+    `steps`: time steps of an image, written to STEPS (0: left as it is).
     """
 
     images_file: str
@@ -33,6 +34,7 @@ class Job:
     latency: int = 30
     bandwidth: tuple[int, int] = (1, 1)
     memory_stall: int = 0
+    steps: int = 0
 
     def save(self, path: Path) -> None:
         """Write the job as JSON."""

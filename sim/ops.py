@@ -17,6 +17,7 @@ from hwgen.descriptors import DESCRIPTOR_WORDS, PROGRAM_BITS, After, Kind
 from hwgen.gemm_cycles import by_pass, inside, vectors
 from hwgen.layout import Buffer
 from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
+from hwgen.potential import kept_width, output_potential_bits, score_potential_bits
 from hwgen.program import Program, Step
 from hwgen.schedule import LayerCycles, predict, program_depth
 from quantize.formats import GAIN_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS
@@ -115,7 +116,22 @@ def memories(m: MachineConfig) -> dict[str, int]:
             "residual": m.stream_words * m.fire_lanes * STREAM_BITS, "neurons": m.param_words * neuron_words(m).size,
             "branches": m.param_words * branch_words(m).size, "rom": m.rom_words * 2 * m.rom_bits,
             "attention": 2 * depth * m.head_lanes * m.planes,
-            "program": m.descriptors * DESCRIPTOR_WORDS * PROGRAM_BITS}
+            "program": m.descriptors * DESCRIPTOR_WORDS * PROGRAM_BITS,
+            **({"potentials": sum(getattr(m, name) * bits for name, bits in kept_width(m).items())} if m.stepwise else {})}
+
+
+def per_image(layers: Sequence[LayerOps], steps: int) -> list[LayerOps]:
+    """Counts of an image from the means of its `steps` time steps; the dense ANN it is compared with still runs once."""
+    out = []
+    for layer in layers:
+        found: dict[str, object] = {}
+        for entry in fields(LayerOps):
+            value = getattr(layer, entry.name)
+            if entry.name not in ("name", "kind", "capacity", "macs", "dense_macs") and value is not None:
+                value = {key: amount * steps for key, amount in value.items()} if isinstance(value, dict) else value * steps
+            found[entry.name] = value
+        out.append(LayerOps(**found))  # type: ignore[arg-type]
+    return out
 
 
 def plane_spikes(values: NDArray[np.integer], bits: int) -> int:
@@ -245,12 +261,16 @@ class _Counter:
         m, values = self.machine, layer.tokens * layer.outputs
         potential = max(m.acc_bits, OFFSET_BITS) + 1
         found = [(potential, values)]
-        if layer.threshold is not None:
+        if m.stepwise:  # L-fold charge and threshold, what was kept, the comparison; L-fold gains
+            neurons = values * (1 if layer.norm is None else 2)
+            found += [(potential, values * int(self.program.network.takes_spikes(layer))), (m.potential_bits, 2 * neurons),
+                      (THRESHOLD_BITS + m.level_bits, neurons), (GAIN_BITS + m.level_bits, values * (layer.residual is not None))]
+        elif layer.threshold is not None:
             found.append((potential, values * m.planes))
         if layer.residual is not None:
             found += [(GAIN_BITS + m.planes, values * (m.planes - 1)), (STREAM_BITS, values)]
         if layer.norm is not None:
-            found.append((OFFSET_BITS + 1, values * (1 + m.planes)))
+            found.append((OFFSET_BITS + 1, values * (1 if m.stepwise else 1 + m.planes)))
         if layer.requantise is not None:
             found.append((STREAM_BITS + 1, values * 3))  # rounding, and two bounds
         return _tally(*found)
@@ -265,6 +285,9 @@ class _Counter:
         reads = 0 if layer.residual is None or layer.residual.fresh else 1
         writes = 0 if layer.residual is None else 1
         stream = tokens * groups * (reads + writes)
+        if m.stepwise:  # every neuron's potential is read and written, in the first step too
+            neurons = tokens * groups * (1 if layer.norm is None else 2)
+            memory["potentials"] = memory.get("potentials", 0) + 2 * neurons * m.fire_lanes * m.potential_bits
         for name, amount in (("spikes", words * m.word_bits), ("residual", stream * m.fire_lanes * STREAM_BITS),
                              ("neurons", tokens * (groups + 1) * neuron_words(m).size),  # one group is fetched ahead
                              ("branches", tokens * groups * writes * branch_words(m).size)):
@@ -304,8 +327,9 @@ class _Counter:
                      Macs(b, self.program.network.rom_bits, bits["sum"], pairs * d)),
             "additions": _tally((bits["score"], scored), (bits["sum"], summed)),
             "dense_additions": _tally((bits["score"], dense_scored), (bits["sum"], dense_summed)),
-            "fire_additions": _tally((bits["charge"], pairs * (1 + m.planes)), (bits["row"], allowed),
-                                     (bits["potential"], outputs * (1 + m.planes)))}
+            "fire_additions": _tally((bits["charge"], pairs * (3 if m.stepwise else 1 + m.planes)), (bits["row"], allowed),
+                                     *([(bits["row"], outputs * m.current_bits), (output_potential_bits(m), outputs * 2)]
+                                       if m.stepwise else [(bits["potential"], outputs * (1 + m.planes))]))}
 
     def _attention_memory(self, step: Step, layer: Attention, memory: dict[str, float]) -> None:
         """Loads; then at each key k, v and a ROM word for every row of the pass, idle ones too; q of each row."""
@@ -317,6 +341,10 @@ class _Counter:
         merged = 2 * shape.jobs * shape.tokens * shape.words_per_head(m.lanes)  # output: read and written once a head
         memory["spikes"] = (loads + self.program.buffers[layer.name].size) * m.word_bits
         memory["attention"] = slices * m.head_lanes * m.planes + merged * m.word_bits
+        if m.stepwise:
+            rows = shape.jobs * shape.passes(m) * m.attention_rows
+            memory["potentials"] = 2 * (keys * m.attention_rows * score_potential_bits(m)
+                                        + rows * m.head_lanes * output_potential_bits(m))
         memory["rom"] = keys * m.attention_rows * 2 * m.rom_bits
 
 
@@ -324,7 +352,8 @@ def _attention_bits(m: MachineConfig) -> dict[str, int]:
     """Widths of the attention unit's adders."""
     score = m.head_lanes * m.levels**2
     row = m.window_tokens * ((1 << m.rom_bits) - 1)
-    return {"score": score.bit_length(), "charge": max(score.bit_length() + SCORE_SHIFT, THRESHOLD_BITS) + 1,
+    charge = score_potential_bits(m) if m.stepwise else max(score.bit_length() + SCORE_SHIFT, THRESHOLD_BITS)
+    return {"score": score.bit_length(), "charge": charge + 1,
             "sum": (row * m.levels).bit_length(), "row": row.bit_length(),
             "potential": (row * m.levels + row // 2).bit_length()}
 

@@ -18,7 +18,7 @@ from quantize.layers import Attention, Network
 from quantize.measured import measured
 from quantize.network import digest as network_digest
 from sim import energy
-from sim.ops import LayerOps, count, mean, memories
+from sim.ops import LayerOps, count, mean, memories, per_image
 from sim.run import Outcome
 from sim.verify import Verdict
 
@@ -70,7 +70,10 @@ def collect(outcome: Outcome, config: Config, accuracy_file: Path) -> dict[str, 
     verdict, program, machine = outcome.verdict, outcome.build.program, outcome.build.machine
     network = program.network
     constants, capacities = energy.load(), memories(machine)
-    ops = mean(count(program, outcome.trace, outcome.images, verdict.predicted or None))
+    steps = verdict.steps
+    ops = mean(count(program, outcome.trace, outcome.images.repeat(steps, axis=0), verdict.predicted or None))
+    if steps > 1:
+        ops = per_image(ops, steps)
     layers = [_layer(layer, verdict, constants, capacities) for layer in ops]
     even, actual = energy.break_even(ops, constants)
     return _numbers({
@@ -80,6 +83,7 @@ def collect(outcome: Outcome, config: Config, accuracy_file: Path) -> dict[str, 
         "machine": dataclasses.asdict(machine),
         "rtl": {
             "images": verdict.images, "mismatches": len(verdict.mismatched_images), "passed": not verdict.failures,
+            "time_steps": steps if machine.stepwise else None,
             "line": verdict.line(), "failures": verdict.failures[:FAILURES_KEPT], "layers": verdict.layers,
             "mask_ratio": outcome.masking.ratio, "mask_sites": list(outcome.masking.sites),
             "mask_ratios": dict(outcome.masking.ratios), "mask_seed": outcome.masking.seed,
@@ -125,7 +129,7 @@ def _layer(layer: LayerOps, verdict: Verdict, constants: energy.Constants,
             "name", "kind", "dense_macs", "sops", "dense_sops", "events", "dense_events", "masked_events", "spikes",
             "masked_spikes", "rate_spikes", "dense_cycles", "zero_skipped_cycles", "mask_skipped_cycles", "utilisation",
             "memory_bits")},
-        "cycles": sum(measured) / len(measured) if measured else None, "predicted_cycles": layer.cycles,
+        "cycles": sum(measured) * verdict.steps / len(measured) if measured else None, "predicted_cycles": layer.cycles,
         "energy_pj": energy.energy(layer, constants, capacities)}
 
 

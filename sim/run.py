@@ -19,10 +19,9 @@ from model.config import Config, MaskingConfig
 from model.masking import SpikeMask
 from quantize.layers import Network
 from sim.golden.network import Trace
-from sim.golden.network import run as run_golden
 from sim.job import Answer, Job
 from sim.runner import SimulationFailed, run_bench
-from sim.verify import Verdict, verify
+from sim.verify import Verdict, golden_trace, time_steps, verify
 from sim.wrapper import WRAPPER, wrapper_verilog
 
 EXTERNAL_BASE = 0x1000_0000
@@ -62,22 +61,25 @@ def simulate(
     idle: int = 0,
     stall: int = 0,
     memory: MemoryTiming | None = None,
+    steps: int | None = None,
 ) -> Outcome:
     """Run `network` on `images` uint8 [B, H, W, C] in RTL simulation and compare with the golden model.
 
     `ratio`: mask ratio in place of the configuration's, set over the mask registers: the program stays as it is. `idle`,
     `stall`: most idle cycles of the image stream and stalls of the result stream (cycles then differ from the prediction).
-    `memory`: how fast external memory is, where the machine has any.
+    `memory`: how fast external memory is, where the machine has any. `steps`: time steps of a stepwise machine (default: all
+    that it has). ValueError when it has not so many, or is not stepwise.
     """
     folder = folder or BUILD_ROOT / config.name
     build = emit(network, machine or machine_config(config.machine), config.masking, folder)
     masking = masked_config(config, ratio)
     mask = SpikeMask.of(masking)
-    trace = run_golden(network, images, mask=mask, first_image=first_image)
+    count = time_steps(build.machine, steps)
+    trace = golden_trace(network, build.machine, images, mask=mask, first_image=first_image, steps=count)
     memory = memory or MemoryTiming()
     answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
-                                          memory)
-    verdict = verify(build.program, trace, images, answer, trace_file, memory)
+                                          memory, steps=steps or 0)
+    verdict = verify(build.program, trace, images, answer, trace_file, memory, steps=count)
     return Outcome(verdict, build, trace, images, mask, masking, waveform)
 
 
@@ -95,6 +97,7 @@ def run_top(
     memory: MemoryTiming = MemoryTiming(),  # noqa: B008 (frozen)
     netlist: Sequence[Path] = (),
     includes: Sequence[Path] = (),
+    steps: int = 0,
 ) -> tuple[Answer, Path, Path | None]:
     """The cocotb bench alone, on a build: what the host saw, the trace file, and the waveform where one was asked for.
 
@@ -134,6 +137,7 @@ def run_top(
         str(answer_file),
         idle,
         stall,
+        steps=steps,
         **external,
     ).save(work / "job.json")
     wrapper = work / f"{WRAPPER}.v"

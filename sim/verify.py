@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.config import MachineConfig
 from hwgen.descriptors import Kind
 from hwgen.schedule import LayerCycles, predict
 from hwgen.steps import Part, Program, Step
 from hwgen.timeline import MemoryTiming
+from model.masking import SpikeMask
 from quantize.formats import STREAM_BITS
+from quantize.layers import Network
 from sim.golden.gemm import patches
-from sim.golden.network import Trace
+from sim.golden.network import Trace, run
+from sim.golden.stepwise import run_stepwise
 from sim.job import Answer
 from sim.trace_file import Record, read_trace, unpack_words
 
@@ -32,24 +36,55 @@ class Verdict:
     predicted: list[list[LayerCycles]] = field(default_factory=list)
     stalls: int = 0
     """cycles of the run in which only external memory kept a descriptor waiting"""
+    steps: int = 1
+    """time steps of an image: `measured` and `predicted` have an entry for each image and step"""
 
     @property
     def cycles_per_image(self) -> float:
         """Mean measured cycles of an image."""
-        return sum(sum(cycles.values()) for cycles in self.measured) / max(1, len(self.measured))
+        return sum(sum(cycles.values()) for cycles in self.measured) * self.steps / max(1, len(self.measured))
 
     @property
     def predicted_per_image(self) -> float:
         """Mean predicted cycles of an image."""
-        return sum(sum(layer.cycles for layer in image) for image in self.predicted) / max(1, len(self.predicted))
+        total = sum(sum(layer.cycles for layer in image) for image in self.predicted)
+        return total * self.steps / max(1, len(self.predicted))
 
     def line(self) -> str:
         """The one line that ends a run."""
         cycles = f"{self.cycles_per_image:.0f} cycles/image (predicted {self.predicted_per_image:.0f})"
+        layers = f"{self.layers} layers" + (f" in {self.steps} time steps" if self.steps > 1 else "")
         if self.failures:
             good = self.images - len(self.mismatched_images)
-            return f"FAIL {good}/{self.images} images, {self.layers} layers; {cycles}: {self.failures[0]}"
-        return f"PASS {self.images}/{self.images} images, {self.layers} layers, bit-exact; {cycles}"
+            return f"FAIL {good}/{self.images} images, {layers}; {cycles}: {self.failures[0]}"
+        return f"PASS {self.images}/{self.images} images, {layers}, bit-exact; {cycles}"
+
+
+def time_steps(machine: MachineConfig, steps: int | None) -> int:
+    """Time steps of an image on `machine`: `steps`, or all that it has; 1 where it fires `exact`. ValueError: not to be had."""
+    if steps is None:
+        return machine.steps if machine.stepwise else 1
+    if not machine.stepwise:
+        raise ValueError(f"steps = {steps}: this machine fires in one step: set [machine] firing = \"stepwise\"")
+    if not 1 <= steps <= machine.steps:
+        raise ValueError(f"steps must be 1 to {machine.steps} on this machine, not {steps}: set [machine] steps = {steps}")
+    return steps
+
+
+def golden_trace(network: Network, machine: MachineConfig, images: NDArray[np.uint8], *, mask: SpikeMask | None = None,
+                 first_image: int = 0, steps: int = 1) -> Trace:
+    """What `machine` must store, by the golden model; of a stepwise one `StepTrace.runs()` of `steps` time steps."""
+    if machine.stepwise:
+        return run_stepwise(network, images, steps, mask=mask, first_image=first_image, keep=True).runs()
+    return run(network, images, mask=mask, first_image=first_image)
+
+
+def golden_logits(network: Network, machine: MachineConfig, images: NDArray[np.uint8], *, mask: SpikeMask | None = None,
+                  first_image: int = 0, steps: int = 1) -> Ints:
+    """The logits [B, classes] alone, in bounded memory."""
+    if machine.stepwise:
+        return run_stepwise(network, images, steps, mask=mask, first_image=first_image).logits[-1]
+    return run(network, images, mask=mask, first_image=first_image, keep=False).logits.astype(np.int64)
 
 
 def stored(trace: Trace, program: Program, images: NDArray[np.uint8]) -> dict[str, NDArray[np.integer]]:
@@ -63,24 +98,27 @@ def stored(trace: Trace, program: Program, images: NDArray[np.uint8]) -> dict[st
 
 
 def verify(program: Program, trace: Trace, images: NDArray[np.uint8], answer: Answer, trace_file: Path,
-           memory: MemoryTiming | None = None) -> Verdict:
+           memory: MemoryTiming | None = None, *, steps: int = 1) -> Verdict:
     """Compare a run with the golden model's `trace` of the same images; nothing is tolerated.
 
-    `memory`: of a machine with external memory; its predicted cycles are a model, reported and not compared.
+    `memory`: of a machine with external memory; its predicted cycles are a model, reported and not compared. `steps`: of a
+    stepwise machine, time steps of an image; `trace` is then `StepTrace.runs()`.
     """
-    verdict = Verdict(len(images), len(program.layers), stalls=answer.stalls)
-    expected = stored(trace, program, images)
-    verdict.predicted = [predict(program, {name: values[index] for name, values in expected.items()}, memory)
-                         for index in range(len(images))]
+    verdict = Verdict(len(images), len(program.layers), stalls=answer.stalls, steps=steps)
+    expected = stored(trace, program, images.repeat(steps, axis=0))
+    verdict.predicted = [
+        predict(program, {name: values[run] for name, values in expected.items()}, memory, initial=run % steps == 0,
+                last_step=run % steps == steps - 1)
+        for run in range(len(images) * steps)]
     checker = _Checker(program, trace, expected, verdict)
     checker.run(trace_file)
-    logits = answer.array
-    if logits.shape != trace.logits.shape:
-        verdict.failures.append(f"logits of shape {list(logits.shape)}, expected {list(trace.logits.shape)}")
+    logits, sums = answer.array, trace.logits[steps - 1::steps]
+    if logits.shape != sums.shape:
+        verdict.failures.append(f"logits of shape {list(logits.shape)}, expected {list(sums.shape)}")
     else:
-        for image, channel in np.argwhere(logits != trace.logits):
-            checker.fail(int(image), f"head, class {channel}: logit {logits[image, channel]}, "
-                                     f"expected {trace.logits[image, channel]}")
+        for image, channel in np.argwhere(logits != sums):
+            checker.fail(int(image) * steps + steps - 1, f"head, class {channel}: logit {logits[image, channel]}, "
+                                                         f"expected {sums[image, channel]}")
     total = sum(sum(cycles.values()) for cycles in verdict.measured)
     if answer.cycles != total:
         verdict.failures.append(f"the CYCLES register says {answer.cycles}, the trace {total}")
@@ -95,9 +133,11 @@ class _Checker:
         self.program, self.trace, self.expected, self.verdict = program, trace, expected, verdict
 
     def fail(self, image: int, what: str) -> None:
-        """Note a failure of one image."""
+        """Note a failure of one image; `image` counts time steps too, as everywhere in this class."""
+        image, step = divmod(image, self.verdict.steps)
         self.verdict.mismatched_images.add(image)
-        self.verdict.failures.append(f"image {image}, {what}")
+        when = f", time step {step}" if self.verdict.steps > 1 else ""
+        self.verdict.failures.append(f"image {image}{when}, {what}")
 
     def run(self, trace_file: Path) -> None:
         """Walk the trace image by image, layer by layer."""
@@ -123,8 +163,9 @@ class _Checker:
                 continue
             current.append(record)
             at += 1
-        if image != self.verdict.images:
-            self.verdict.failures.append(f"{image} images ran, expected {self.verdict.images}")
+        if image != self.verdict.images * self.verdict.steps:
+            what = "images" if self.verdict.steps == 1 else "time steps"
+            self.verdict.failures.append(f"{image} {what} ran, expected {self.verdict.images * self.verdict.steps}")
 
     def _image(self, image: int, measured: dict[str, int]) -> None:
         self.verdict.measured.append(measured)
@@ -137,10 +178,13 @@ class _Checker:
     def _layer(self, image: int, name: str, records: list[Record]) -> None:
         """All descriptors of a layer: what they wrote, part by part (where all is on chip: one)."""
         steps = [self.program.steps[record.descriptor] for record in records]
-        if all(step.outputs is None for step in steps):
+        kept = name == "image" and image % self.verdict.steps > 0  # a later time step finds it where it is
+        if kept or all(step.outputs is None for step in steps):
             written = sum(len(record.spike_addresses) for record in records)
             if written:
                 self.fail(image, f"{name}: wrote {written} spike words, expected none")
+        if kept:
+            return
         start = 0
         for end in range(1, len(steps) + 1):
             if end == len(steps) or steps[end].outputs is not steps[start].outputs:

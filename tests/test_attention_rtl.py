@@ -16,7 +16,7 @@ SHAPE = AttentionShape(side=8, window=4, shift=2, heads=2, head_size=16, planes=
 MEMORIES = {"in_base": 0, "out_base": 1000, "score_threshold": 700, "rom_base": 0, "mask_ratio": 0}
 
 
-def bench(name: str, simulator: str = "verilator", **env: str) -> Results:
+def bench(name: str, simulator: str = "verilator", module: str = "tb_attention", **env: str) -> Results:
     folder = BENCHES / name
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "dut.v"
@@ -24,7 +24,7 @@ def bench(name: str, simulator: str = "verilator", **env: str) -> Results:
     if not source.exists() or source.read_text() != text:
         source.write_text(text)
     return run_bench(name=env.get("MUTATE", "layers"), toplevel="dut", sources=[source], build_dir=folder,
-                     test_module="sim.tb.tb_attention", simulator=simulator, env={"MACHINE": name, "MUTATE": "", **env})
+                     test_module=f"sim.tb.{module}", simulator=simulator, env={"MACHINE": name, "MUTATE": "", **env})
 
 
 @pytest.mark.slow
@@ -44,6 +44,31 @@ def test_simulators_agree(any_simulator: str) -> None:
 @pytest.mark.parametrize("mutation", ["score_fire", "out_fire", "ratio"])
 def test_bench_can_fail(mutation: str) -> None:
     results = bench("binary", CASES="16", MUTATE=mutation)
+    assert (results.passed, results.failed) == (0, 1)
+    assert "differs: got 0x" in results.tests[0].message
+
+
+STEPWISE = {"steps": {"CASES": "6", "CASE_SEED": "11"}, "steps_quad": {"CASES": "4", "CASE_SEED": "19"}}
+"""Layers of a stepwise machine: windows of 1 to 16 tokens, shifted and not, and masks of every ratio."""
+
+
+@pytest.mark.slow
+def test_time_steps_equal_golden_word_for_word_and_cycle_for_cycle() -> None:
+    results = bench("steps", module="tb_attention_steps", **STEPWISE["steps"])
+    assert (results.passed, results.failed) == (1, 0), results.summary()
+
+
+@pytest.mark.slow
+def test_time_steps_of_four_rows(any_icarus: str) -> None:
+    """On Icarus only: its builds are quick."""
+    results = bench("steps_quad", any_icarus, module="tb_attention_steps", **STEPWISE["steps_quad"])
+    assert (results.passed, results.failed) == (1, 0), results.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", ["scores", "outputs", "redrawn", "greater"])
+def test_bench_of_time_steps_can_fail(mutation: str) -> None:
+    results = bench("steps", module="tb_attention_steps", **STEPWISE["steps"], MUTATE=mutation)
     assert (results.passed, results.failed) == (0, 1)
     assert "differs: got 0x" in results.tests[0].message
 

@@ -296,8 +296,8 @@ def test_the_command_exits_with_1_on_a_mismatch(builds: Path, tmp_path: Path, ca
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "small.toml"
     config.write_text(CONFIG)
-    real = verify_all_module.run_golden
-    monkeypatch.setattr(verify_all_module, "run_golden",
+    real = verify_all_module.golden_trace
+    monkeypatch.setattr(verify_all_module, "golden_trace",
                         lambda network, *args, **named: real(flipped(network, "s0.merge"), *args, **named))
     code = sim_main(["verify-all", "--config", str(config), "--random-weights", "7", "--build", str(builds / "command"),
                      "--images", "3", "--mask", "0.5", "--no-resume"])

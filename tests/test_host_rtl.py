@@ -50,6 +50,15 @@ def test_block(block: str, name: str, simulator: str) -> None:
     assert results.failed == 0 and results.passed >= 8, results.summary()
 
 
+def test_csr_of_a_stepwise_machine() -> None:
+    whole = ["first_values", "errors_and_interrupts", "start_while_busy", "time_steps"]  # not `random_accesses` of STEPS
+    results = bench("csr", "steps", "verilator", testcase=whole)
+    assert (results.passed, results.failed) == (4, 0), results.summary()
+    results = bench("csr", "steps", "verilator", "csr-CSR_STEPS", "time_steps", CSR_STEPS="1")
+    assert (results.passed, results.failed) == (0, 1), results.summary()
+    assert results.tests[0].message and "starts, expected" in results.tests[0].message
+
+
 @pytest.mark.parametrize(("block", "testcase", "variable", "message"), [
     ("csr", "random_accesses/idle=3/stall=0", "CSR_WRONG", "is not 0x"),
     ("csr", "random_accesses/idle=0/stall=3", "CSR_MUTE", "starts, expected"),

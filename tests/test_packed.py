@@ -58,7 +58,7 @@ def test_external_memory() -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data[:40], "has 40 bytes, less than the header's 100: it is cut short"),
+    (lambda data: data[:40], "has 40 bytes, less than the header's 104: it is cut short"),
     (lambda data: data[:-4], "its header says"),
     (lambda data: b"\0" + data[1:], "not a packed network"),
     (lambda data: data[:4] + struct.pack("<I", 9) + data[8:], f"has format 9, this reader knows {PACKED_FORMAT}"),

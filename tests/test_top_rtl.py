@@ -101,8 +101,8 @@ def test_a_wrong_golden_is_caught_with_layer_token_and_channel(machine: MachineC
     assert isinstance(layer, Gemm)
     weight = layer.weight.copy()
     weight[3] = -weight[3]
-    golden = sim_run.run_golden
-    monkeypatch.setattr(sim_run, "run_golden",
+    golden = sim_run.golden_trace
+    monkeypatch.setattr(sim_run, "golden_trace",
                         lambda _, *args, **named: golden(mutated(network, "s0.b0.proj", weight=weight), *args, **named))
     outcome = run_case(CHOSEN[0], machine, builds / "one-machine")
     assert re.match(r"image 0, s0\.b0\.proj( \(residual\))?, token \d+, channel 3: -?\d+, expected -?\d+ \(\d+ of \d+ differ\)",
@@ -161,7 +161,7 @@ def test_the_command_exits_with_1_on_a_mismatch(builds: Path, tmp_path: Path, ca
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "small.toml"
     config.write_text(SMALL_CONFIG)
-    golden = sim_run.run_golden
+    golden = sim_run.golden_trace
 
     def wrong(network: Network, *args: object, **named: object) -> object:
         layer = network.layer("embed")
@@ -169,7 +169,7 @@ def test_the_command_exits_with_1_on_a_mismatch(builds: Path, tmp_path: Path, ca
         assert layer.threshold is not None
         return golden(mutated(network, "embed", threshold=layer.threshold * 2), *args, **named)
 
-    monkeypatch.setattr(sim_run, "run_golden", wrong)
+    monkeypatch.setattr(sim_run, "golden_trace", wrong)
     folder = str(builds / "initialised")
     code = sim_main(["run", "--config", str(config), "--random-weights", "7", "--images", "1", "--build", folder])
     said = capsys.readouterr().out.strip().splitlines()

@@ -239,5 +239,7 @@ def test_the_command_classifies_pictures(board: Board, tmp_path: Path, capsys: p
         assert main(["classify", str(tmp_path / name), "--network", str(board.packed), *port]) == 2
         error = capsys.readouterr().err
         assert wanted in error and error.count("\n") == 1
+    assert main(["classify", str(tmp_path / "0.png"), "--network", str(board.packed), "--steps", "4", *port]) == 2
+    assert capsys.readouterr().err == "mst-host: the machine cannot run 4 time steps: it fires `exact`, in one\n"
     assert main(["probe", "--port", f"sim:{tmp_path / 'nothing'}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

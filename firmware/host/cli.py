@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     classify.add_argument("images", nargs="+", type=Path, metavar="IMAGE.png", help="pictures of the network's size")
     classify.add_argument("--network", type=Path, default=NETWORK, help="packed network (default: network.bin)")
     classify.add_argument("--logits", action="store_true", help="print every logit")
+    classify.add_argument("--steps", type=int, help="time steps of a machine that fires step by step (default: all that it has)")
     for name, text in (("probe", "what the machine is"), ("counters", "counters of its last run"),
                        ("clear", "end what is under way, clear errors")):
         commands.add_parser(name, help=text)
@@ -62,6 +63,8 @@ def classify(session: Session, args: argparse.Namespace) -> None:
         if isinstance(session.bus, LinkBus):
             session.bus.progress = bar.update
         session.load(network)
+    if args.steps is not None:
+        session.set_steps(args.steps)
     if isinstance(session.bus, LinkBus):
         session.bus.progress = None
     for index, (path, image) in enumerate(zip(args.images, pictures, strict=True)):

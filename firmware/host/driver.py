@@ -233,6 +233,14 @@ class Host:
         await self.write("MASK_SEED", value=seed)
         await self.write("MASK_CTRL", enable=int(enable), override=int(ratio is not None), ratio=ratio or 0)
 
+    async def set_steps(self, steps: int) -> None:
+        """Time steps of each image on a machine that fires step by step; HostError where it does not have so many."""
+        most = await self.read_field("CAP_FIRING", "steps")
+        if not 1 <= steps <= most:
+            has = f"it takes 1 to {most}" if most else "it fires `exact`, in one"
+            raise HostError(f"the machine cannot run {steps} time steps: {has}")
+        await self.write("STEPS", value=steps)
+
     async def set_memory(self, base: int) -> None:
         """Byte address of the machine's external memory; HostError unless it is a multiple of 4 KiB."""
         if base % 4096:

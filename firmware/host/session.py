@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware.host.driver import Bus, Counters, Host, HostError, Identity, LoadTarget
-from hwgen.packed import DEPTHS, EXTERNAL, Packed, PackedError, unpack
+from hwgen.packed import DEPTHS, EXTERNAL, SAME, Packed, PackedError, unpack
 from hwgen.registers import address_map
 
 Result = TypeVar("Result")
@@ -111,6 +111,10 @@ class Session:
             raise HostError(f"{len(logits)} logits came, the network has {header['classes']}: is this the machine's network?")
         return Classification(int(np.argmax(logits)), logits, self.counters())
 
+    def set_steps(self, steps: int) -> None:
+        """Time steps of each image on a machine with firing = "stepwise"; HostError where it does not have so many."""
+        run(self.host.set_steps(steps))
+
     def counters(self) -> Counters:
         """Counters of the last run."""
         return run(self.host.counters())
@@ -137,7 +141,7 @@ class Session:
         if header["map_version"] != self.identity.version:
             raise HostError(f"the network is for register map {header['map_version']}, the machine has {self.identity.version}: "
                             "pack it again")
-        for name in ("cap_array", "cap_attention", "cap_format", "cap_memory"):
+        for name in SAME:
             have = run(self.host.read(name.upper()))
             if have != header[name]:
                 fields = [f"{field.name} {field.get(header[name])}, the machine has {field.get(have)}"

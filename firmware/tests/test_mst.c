@@ -69,7 +69,8 @@ static void section(uint32_t index, uint32_t target, uint32_t offset, uint32_t c
 /* A fresh mock, a probed driver, a good network. */
 static void fresh(void)
 {
-    static const uint32_t caps[] = {MST_CAP_ARRAY_OFFSET, MST_CAP_ATTENTION_OFFSET, MST_CAP_FORMAT_OFFSET, MST_CAP_MEMORY_OFFSET};
+    static const uint32_t caps[] = {MST_CAP_ARRAY_OFFSET, MST_CAP_ATTENTION_OFFSET, MST_CAP_FORMAT_OFFSET, MST_CAP_MEMORY_OFFSET,
+                                    MST_CAP_FIRING_OFFSET};
     uint32_t i;
     mock_reset(&machine);
     memset(network, 0, sizeof network);
@@ -136,6 +137,7 @@ static void nothing_works_before_probe(void)
     EXPECT(MST_ERR_NOT_PROBED, mst_load(&driver, bytes, 4));
     EXPECT(MST_ERR_NOT_PROBED, mst_set_memory(&driver, 0, bytes, 4));
     EXPECT(MST_ERR_NOT_PROBED, mst_set_mask(&driver, 1, 1, -1));
+    EXPECT(MST_ERR_NOT_PROBED, mst_set_steps(&driver, 1));
     EXPECT(MST_ERR_NOT_PROBED, mst_start(&driver, 1, 0));
     EXPECT(MST_ERR_NOT_PROBED, mst_classify(&driver, pixels, IMAGE, 0, logits, CLASSES));
     EXPECT(MST_ERR_NOT_PROBED, mst_poll(&driver, &ready));
@@ -164,6 +166,8 @@ static void bad_arguments(void)
     EXPECT(MST_ERR_ARGUMENT, mst_set_mask(NULL, 0, 1, 0));
     EXPECT(MST_ERR_ARGUMENT, mst_set_mask(&driver, 0, 1, 256));
     EXPECT(MST_ERR_ARGUMENT, mst_set_mask(&driver, 0, 1, -2));
+    EXPECT(MST_ERR_ARGUMENT, mst_set_steps(NULL, 1));
+    EXPECT(MST_ERR_ARGUMENT, mst_set_steps(&driver, 1)); /* a machine that fires in one step */
     EXPECT(MST_ERR_ARGUMENT, mst_start(NULL, 1, 0));
     EXPECT(MST_ERR_ARGUMENT, mst_start(&driver, 0, 0));
     EXPECT(MST_ERR_ARGUMENT, mst_send_image(NULL, pixels, IMAGE));
@@ -222,6 +226,7 @@ static void bad_networks(void)
         {MST_PACKED_CAP_ATTENTION, 1, MST_ERR_NETWORK_MACHINE},
         {MST_PACKED_CAP_FORMAT, 1, MST_ERR_NETWORK_MACHINE},
         {MST_PACKED_CAP_MEMORY, 1, MST_ERR_NETWORK_MACHINE},
+        {MST_PACKED_CAP_FIRING, 1, MST_ERR_NETWORK_MACHINE},
         {MST_PACKED_WEIGHT_ROWS, 11, MST_ERR_NETWORK_DEPTH},
         {MST_PACKED_SPIKE_WORDS, 11, MST_ERR_NETWORK_DEPTH},
         {MST_PACKED_STREAM_WORDS, 11, MST_ERR_NETWORK_DEPTH},
@@ -356,6 +361,11 @@ static void classifying(void)
     CHECK(machine.registers[MST_MASK_SEED_OFFSET / 4] == 5 && machine.registers[MST_MASK_CTRL_OFFSET / 4] == (192 << 8 | 3));
     EXPECT(MST_OK, mst_set_mask(&driver, 5, 0, -1));
     CHECK(machine.registers[MST_MASK_CTRL_OFFSET / 4] == 0);
+    machine.registers[MST_CAP_FIRING_OFFSET / 4] = 3u << 16 | 16;
+    EXPECT(MST_ERR_ARGUMENT, mst_set_steps(&driver, 0));
+    EXPECT(MST_ERR_ARGUMENT, mst_set_steps(&driver, 17));
+    EXPECT(MST_OK, mst_set_steps(&driver, 16));
+    CHECK(machine.registers[MST_STEPS_OFFSET / 4] == 16);
 }
 
 static void odd_patches(void)
@@ -378,12 +388,12 @@ static void failing_runs(void)
     uint8_t pixels[IMAGE] = {0};
     int32_t logits[CLASSES];
     uint32_t code;
-    for (code = 1; code < 9; code++) { /* each of the machine's errors, at the end of the image */
+    for (code = 1; code < 10; code++) { /* each of the machine's errors, at the end of the image */
         loaded();
         machine.image_error = code;
-        EXPECT(code < 8 ? (mst_status)(MST_ERR_MACHINE + code) : MST_ERR_UNKNOWN,
+        EXPECT(code < 9 ? (mst_status)(MST_ERR_MACHINE + code) : MST_ERR_UNKNOWN,
                mst_classify(&driver, pixels, IMAGE, 0, logits, CLASSES));
-        EXPECT(code < 8 ? (mst_status)(MST_ERR_MACHINE + code) : MST_ERR_UNKNOWN, mst_start(&driver, 1, 0)); /* until cleared */
+        EXPECT(code < 9 ? (mst_status)(MST_ERR_MACHINE + code) : MST_ERR_UNKNOWN, mst_start(&driver, 1, 0)); /* until cleared */
         EXPECT(MST_OK, mst_clear(&driver));
         EXPECT(MST_OK, mst_check(&driver));
         CHECK(machine.registers[MST_IRQ_STATUS_OFFSET / 4] == 0);

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = configuration.load(args.config)
-        network = network_file.load(args.config.with_suffix(network_file.EXTENSION))
+        network = network_file.load(config.network)
         images, _ = image_files.of(config, COCOTB_IMAGES)
         found = speedup(config, network, images, folder=BUILD_ROOT / config.name, processes=args.processes)
     except (ValueError, FileNotFoundError, SimulatorMissing, SimulationFailed) as error:

@@ -14,10 +14,9 @@ from model.masking import SpikeMask
 from sim.fast.harness import build as build_harness
 from sim.fast.harness import run as run_harness
 from sim.fast.script import Answer, ExternalMemory
-from sim.golden.network import run as run_golden
 from sim.job import Answer as JobAnswer
 from sim.trace_file import TRACE_SUFFIX
-from sim.verify import Verdict, verify
+from sim.verify import Verdict, golden_trace, time_steps, verify
 
 SNAPSHOT_SECONDS = 20
 """Least time between two saved states."""
@@ -65,6 +64,7 @@ def run_single(build: Build, image: NDArray[np.uint8], masking: MaskingConfig, *
                                 progress=progress)
         bar.update(bar.total - bar.n)
     say("golden model, and comparison of every layer")
-    trace = run_golden(build.program.network, image[None], mask=mask)
+    count = time_steps(build.machine, None)
+    trace = golden_trace(build.program.network, build.machine, image[None], mask=mask, steps=count)
     seen = JobAnswer([answer.logits.tolist()], answer.cycles, answer.events, answer.stalls, 1)
-    return Single(verify(build.program, trace, image[None], seen, folder / f"0{TRACE_SUFFIX}", timing), answer)
+    return Single(verify(build.program, trace, image[None], seen, folder / f"0{TRACE_SUFFIX}", timing, steps=count), answer)

@@ -25,11 +25,10 @@ from quantize.layers import Network
 from quantize.network import digest as network_digest
 from sim.fast.harness import build as build_harness
 from sim.fast.harness import run as run_harness
-from sim.golden.network import run as run_golden
 from sim.job import Answer
 from sim.runner import STAMP
 from sim.trace_file import TRACE_SUFFIX
-from sim.verify import verify
+from sim.verify import golden_logits, golden_trace, time_steps, verify
 
 CHUNK = 50
 """Images of one process: loading the machine costs less than one of them, and a broken-off run loses at most this many each."""
@@ -103,14 +102,15 @@ class Task:
 
     def chunk(self, first: int) -> Chunk:
         """Run and judge the images from `first` on."""
-        images = self.images[first:first + CHUNK]
+        images, machine = self.images[first:first + CHUNK], self.build.machine
+        steps = time_steps(machine, None)
         traced = [index for index in range(first, first + len(images)) if index % self.every == 0]
         work = self.folder / f"work-{first}"
         mask = SpikeMask.of(self.masking)
         with ThreadPoolExecutor(1) as side:
             running = side.submit(run_harness, self.build, images, program=self.program, folder=work, seed=self.masking.seed,
                                   ratio=self.ratio, first_image=first, traced=traced)
-            want = run_golden(self.network, images, mask=mask, first_image=first, keep=False).logits
+            want = golden_logits(self.network, machine, images, mask=mask, first_image=first, steps=steps)
             answers = running.result()
         out = Chunk(first, [answer.logits.tolist() for answer in answers], [answer.cycles for answer in answers],
                     len(self.build.program.layers), len(traced))
@@ -120,9 +120,9 @@ class Task:
         for index in traced:
             one = images[index - first][None]
             answer = answers[index - first]
-            trace = run_golden(self.network, one, mask=mask, first_image=index)
+            trace = golden_trace(self.network, machine, one, mask=mask, first_image=index, steps=steps)
             seen = Answer([answer.logits.tolist()], answer.cycles, answer.events, answer.stalls, index + 1)
-            verdict = verify(self.build.program, trace, one, seen, work / f"{index}{TRACE_SUFFIX}")
+            verdict = verify(self.build.program, trace, one, seen, work / f"{index}{TRACE_SUFFIX}", steps=steps)
             for failure in verdict.failures:
                 out.fail(index, failure.removeprefix("image 0, "))
         if not out.failures:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelConfig
 from model.masking import SpikeMask
 from quantize.formats import CURRENT_FRACTION, SCORE_SHIFT
 from quantize.layers import Attention, Gemm, Network, NormFire
@@ -17,10 +16,6 @@ from sim.golden.fire import Exact, requantise, residual
 from sim.golden.gemm import gathered
 from sim.golden.network import Trace, Walk, check_images
 
-SPIKES_IN = ("qkv", "proj", "fc1", "fc2")
-"""Kinds of a transformer's layers whose input are spikes, each worth L counts; the others take values: pixels, or planes of the
-residual. In a convolutional backbone all layers but the first take spikes."""
-
 
 @dataclass(slots=True)
 class StepTrace:
@@ -28,6 +23,24 @@ class StepTrace:
 
     logits: NDArray[np.int64]
     steps: list[Trace] = field(default_factory=list)
+
+    def runs(self) -> Trace:
+        """The kept steps as one Trace of images and steps, step within image: the order in which the machine runs them.
+
+        `logits`: the running sums, [B * steps, classes]. ValueError where they leave int32, which no machine would do.
+        """
+        def joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+            return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+
+        def join(pick: str) -> dict[str, NDArray[np.int32]]:
+            return {name: joined([getattr(step, pick)[name] for step in self.steps]) for name in getattr(self.steps[0], pick)}
+
+        outputs = {layer: {what: joined([step.outputs[layer][what] for step in self.steps]) for what in found}
+                   for layer, found in self.steps[0].outputs.items()}
+        if self.logits.size and not -1 << 31 <= int(self.logits.min()) <= int(self.logits.max()) < 1 << 31:
+            raise ValueError(f"the sums of {len(self.steps)} time steps leave 32 bits: use fewer steps")
+        logits = self.logits.transpose(1, 0, 2).reshape(-1, self.logits.shape[2]).astype(np.int32)
+        return Trace(logits, outputs, *(join(pick) for pick in ("inputs", "before", "scores", "scores_before")))
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -82,10 +95,6 @@ class _Stepwise(Walk):
         super().__init__(network, mask)
         self.state: dict[str, Exact] = {}
 
-    def counts_in(self, layer: Gemm) -> bool:
-        """Whether `layer` takes spikes: its sums then count L-fold."""
-        return layer.kind in SPIKES_IN or not isinstance(self.network.model, ModelConfig) and layer is not self.network.layers[0]
-
     def step(self, name: str, charge: Exact, threshold: Exact | int) -> Exact:
         """Spikes of the neurons `name` for this step's charge."""
         spikes, self.state[name] = integrate(self.state.get(name), charge.astype(np.float64, copy=False), threshold)
@@ -95,7 +104,7 @@ class _Stepwise(Walk):
         """See Walk.gemm; spikes count L, so charges and thresholds are L-fold and no bias is divided."""
         if layer.gather is not None:
             values = gathered(values, layer.side, layer.gather)
-        acc = self.weights[layer.name].sums(values).astype(np.float64) * (self.levels if self.counts_in(layer) else 1)
+        acc = self.weights[layer.name].sums(values).astype(np.float64) * (self.levels if self.network.takes_spikes(layer) else 1)
         if layer.threshold is None:
             return {"logits": acc[:, 0].astype(np.int64) + layer.bias}
         charge = acc + layer.bias

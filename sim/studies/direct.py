@@ -13,7 +13,7 @@ from quantize.export import export
 from quantize.layers import Attention, Network
 from sim.golden.attention import geometry, heads_of
 from sim.golden.network import Trace
-from sim.golden.stepwise import SPIKES_IN, run_stepwise
+from sim.golden.stepwise import run_stepwise
 from sim.ops import plane_spikes
 from sim.studies import chart
 from sim.studies.setting import COUNTED, Setting
@@ -37,7 +37,7 @@ def step_sops(network: Network, trace: Trace) -> int:
             seen = where.allowed.sum(axis=1)  # [windows, n]: queries that see key j
             total += int((q.sum(axis=3) * k.sum(axis=3)).sum()) + int((v.sum(axis=4) * seen[:, None]).sum())
         else:
-            spikes = int(values.sum(dtype=np.int64)) if layer.kind in SPIKES_IN else plane_spikes(values, layer.in_bits)
+            spikes = int(values.sum(dtype=np.int64)) if network.takes_spikes(layer) else plane_spikes(values, layer.in_bits)
             total += spikes * layer.outputs
     return total
 

@@ -65,7 +65,7 @@ def open_setting(path: Path, *, images: int, sample: bool, data: Path | None, ne
     MST_DATA). ConfigError, NetworkError or ValueError in one line.
     """
     config = configuration.load(path)
-    file = network or path.with_suffix(network_file.EXTENSION)
+    file = network or config.network
     found = network_file.load(file)
     if found.model != config.model:
         raise NetworkError(f"{file}: its model differs from [model] of {path}: run make quantize CONFIG={path}")

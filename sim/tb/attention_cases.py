@@ -1,6 +1,7 @@
 """Random attention layers for the bench, their scratchpad and ROM images, and what the golden model makes of them."""
 import random
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -125,15 +126,24 @@ def build(m: MachineConfig, case: Case, mutate: str = "", spike_base: int = 0, r
     with patch("sim.golden.attention.fire", _late if mutate == "out_fire" else fire):
         out = weighted(a, v, layer, where, levels)
 
-    words_in, words_out = pack(counts, 3 * shape.heads, shape, m), pack(out[0], shape.heads, shape, m)
+    state = jump(start_state(seed, 0), LEAP * ROW_DRAWS * row)
+    return assemble(m, case, generator, counts, out[0], (num, den), state, spike_base, rom_base, score_threshold=threshold)
+
+
+def assemble(m: MachineConfig, case: Case, generator: np.random.Generator, counts: NDArray[np.int32], out: NDArray[np.int32],
+             rom: tuple[NDArray[np.int64], NDArray[np.int64]], mask_state: int, spike_base: int, rom_base: int,
+             **fields: Any) -> Image:
+    """The image of counts [T, 3C] of which the unit is to make `out` [T, C]. `rom`: num and den; `fields`: of the descriptor."""
+    shape, (num, den) = case.shape, rom
+    words_in, words_out = pack(counts, 3 * shape.heads, shape, m), pack(out, shape.heads, shape, m)
     noise = [int(x) for x in generator.integers(0, 1 << 62, 3 * GUARD + len(words_out))]
     noise = [x * 0x9E3779B97F4A7C15F39CC0605CEDC834_1082276BF3A27251 & (1 << m.word_bits) - 1 for x in noise]
     guards, stale = [noise[i:i + GUARD] for i in range(0, 3 * GUARD, GUARD)], noise[3 * GUARD:]
     before, after = guards[0] + words_in + guards[1], guards[2]
     gap = int(generator.integers(0, ROM_GAP))
-    rom = [0] * gap + [int(d) << m.rom_bits | int(x) for x, d in zip(num.reshape(-1), den.reshape(-1), strict=True)]
-    fields = attention_fields(m, shape, in_base=spike_base + GUARD, out_base=spike_base + len(before),
-                              score_threshold=threshold, rom_base=rom_base + gap, mask_ratio=case.ratio)
-    state = jump(start_state(seed, 0), LEAP * ROW_DRAWS * row)
-    return Image(pack_attention(fields), state, before + stale + after, rom, before + words_out + after, len(words_out),
+    entries = [0] * gap + [int(d) << m.rom_bits | int(x) for x, d in zip(num.reshape(-1), den.reshape(-1), strict=True)]
+    packed = pack_attention(attention_fields(
+        m, shape, in_base=spike_base + GUARD, out_base=spike_base + len(before), rom_base=rom_base + gap, mask_ratio=case.ratio,
+        **fields))
+    return Image(packed, mask_state, before + stale + after, entries, before + words_out + after, len(words_out),
                  f"{shape} ratio {case.ratio}/256 {case.style}")

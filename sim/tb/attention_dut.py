@@ -1,4 +1,5 @@
 """Device under test of the attention bench: the unit, its scratchpad and ROM, and two layers to run back to back."""
+from dataclasses import replace
 from functools import lru_cache
 
 from amaranth.hdl import Module, Mux, Signal
@@ -17,6 +18,8 @@ RUNS = 2
 SPIKES, ROM = range(2)
 """What `load.select` means."""
 
+_STEPS = MachineConfig(lanes=32, planes=1, attention_rows=2, head_lanes=8, window_tokens=16, rom_bits=8, firing="stepwise",
+                       steps=4, level_bits=3, current_bits=20, score_potentials=1 << 12, output_potentials=1 << 8)
 MACHINES = {
     "narrow": MachineConfig(lanes=8, fire_lanes=4, planes=3, attention_rows=1, head_lanes=24, window_tokens=49),
     "wide": MachineConfig(lanes=64, planes=3, attention_rows=2, head_lanes=24, window_tokens=49, rom_bits=12),
@@ -25,6 +28,8 @@ MACHINES = {
     "single": MachineConfig(lanes=64, planes=2, attention_rows=1, head_lanes=32, window_tokens=16, rom_bits=8),
     "quad": MachineConfig(lanes=64, planes=3, attention_rows=4, head_lanes=16, window_tokens=16),
     "parts": MachineConfig(lanes=8, planes=2, attention_rows=2, head_lanes=33, window_tokens=16, rom_bits=10),
+    "steps": _STEPS,
+    "steps_quad": replace(_STEPS, attention_rows=4, level_bits=2, lanes=8, head_lanes=5),
 }
 """The parameter sets of the bench, by name; the variable MACHINE tells it which one was built."""
 
@@ -39,13 +44,14 @@ class AttentionDut(wiring.Component):
     """`start` runs layer 0; with `again`, layer 1 starts in the cycle after layer 0's done.
 
     `finished` rises with the last done; `elapsed{i}` counts the cycles of a layer from start to done, both included,
-    `writes` all words written. `load` and `look` (data one cycle after the address) only while idle.
+    `writes` all words written. `first_step`: `initial` of a stepwise machine. `load` and `look` (data one cycle after the
+    address) only while idle.
     """
 
     def __init__(self, machine: MachineConfig) -> None:
         self.machine = machine
         super().__init__({
-            "start": In(1), "again": In(1), "finished": Out(1), "writes": Out(24),
+            "start": In(1), "again": In(1), "first_step": In(1), "finished": Out(1), "writes": Out(24),
             **{f"desc{i}": In(AttentionDescriptor) for i in range(RUNS)},
             **{f"mask_state{i}": In(WIDTH) for i in range(RUNS)}, **{f"elapsed{i}": Out(24) for i in range(RUNS)},
             "load_select": In(1), "load_address": In(ADDRESS_BITS), "load_en": In(1),
@@ -59,9 +65,11 @@ class AttentionDut(wiring.Component):
         m.submodules.spikes = spikes = Scratchpad(width=machine.word_bits, depth=SPIKE_WORDS)
         m.submodules.rom = rom = RowMemory(width=2 * machine.rom_bits, depth=ROM_WORDS, ports=machine.attention_rows)
         busy, follow, second = Signal(), Signal(), Signal()
+        desc = Mux(second, self.desc1.as_value(), self.desc0.as_value())
         m.d.comb += [
-            unit.start.eq(self.start | follow), unit.desc.eq(Mux(second, self.desc1.as_value(), self.desc0.as_value())),
-            unit.mask_state.eq(Mux(second, self.mask_state1, self.mask_state0)),
+            # behind the last layer there is another unit's descriptor
+            unit.start.eq(self.start | follow), unit.desc.eq(Mux(busy | self.start, desc, ~desc)),
+            unit.mask_state.eq(Mux(second, self.mask_state1, self.mask_state0)), unit.initial.eq(self.first_step),
             spikes.read.address.eq(Mux(busy, unit.spike_read.address, self.look_address)),
             spikes.read.en.eq(Mux(busy, unit.spike_read.en, 1)),
             unit.spike_read.data.eq(spikes.read.data), self.look_data.eq(spikes.read.data),

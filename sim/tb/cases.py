@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from hwgen.config import MachineConfig
 from hwgen.descriptors import GEMM, After
 from hwgen.fire import PLANES_MAX
-from hwgen.gemm_cycles import LOGITS_DELAY, write_delay
+from hwgen.gemm_cycles import logits_delay, write_delay
 from hwgen.gemm_desc import NO_EDGE
 from hwgen.parameters import BRANCH, NEURON, pack_channel
+from hwgen.potential import neuron_stages
 from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
 from quantize.formats import BIAS_BITS, LOGIT_BITS, STREAM_BITS, THRESHOLD_BITS, limits
 from quantize.layers import NormFire, Requantise, Residual
@@ -200,13 +201,28 @@ def thresholds(rng: random.Random, count: int) -> Ints:
     return np.array([rng.randint(1, (1 << rng.randint(1, THRESHOLD_BITS)) - 1) for _ in range(count)], np.int64)
 
 
-def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[int, int], after: After,
-                part: int = 0) -> FireCase:
-    """A case for the sums `acc` [T, C], C <= lanes, of `tokens` (x, y); residuals in part `part` of their memory."""
-    count, channels = acc.shape
+@dataclass(frozen=True, slots=True)
+class MaskPlace:
+    """Where a tile's draws lie, and the override of its ratios."""
+
+    seed: int
+    image: int
+    row: int
+    column: int
+    override_ratio: int
+
+    @property
+    def state(self) -> int:
+        """LFSR state before the first draw."""
+        return jump(start_state(self.seed, self.image), LEAP * (ROW_DRAWS * self.row + self.column))
+
+
+def random_tile(rng: random.Random, m: MachineConfig, shape: tuple[int, int], tokens: tuple[int, int], after: After,
+                part: int) -> tuple[Fields, MaskPlace]:
+    """The output side's fields of a tile of `shape` (tokens, channels), `tokens` (x, y); where its mask draws lie."""
+    count, channels = shape
     lanes, b = m.fire_lanes, m.planes
     enabled = b if rng.random() < 0.7 else rng.randint(1, b)
-    levels = (1 << enabled) - 1
     groups, bits, shift = -(-channels // lanes), rng.randint(2, PLANES_MAX), rng.randint(0, 8)
     out_words = -(-bits // b) if after == After.PLANES else 1
     fresh = rng.random() < 0.4
@@ -222,21 +238,90 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
     fields = {
         "groups": groups - 1, "spacing": max(groups, out_words) - 1,
         "neuron_base": neuron_base, "branch_base": branch_base,
-        "phases": levels, "after": int(after), "fresh": int(fresh), "shift": shift, "plane_bits": bits - 1,
+        "phases": (1 << enabled) - 1, "after": int(after), "fresh": int(fresh), "shift": shift, "plane_bits": bits - 1,
         "stream_base": stream_base, "stream_step": stream_step, "out_base": out_base, "out_step": out_step,
         "out_words": out_words - 1, "out_word_step": out_word_step, "ratio0": ratio0, "ratio1": ratio1,
         "count": channels, "final": rng.randint(0, 1), "tokens_x": tokens[0] - 1, "tokens_y": tokens[1] - 1}
-    masked, override = rng.randint(0, 1), rng.random() < 0.3
-    select = np.array([rng.randint(0, 2) for _ in range(channels)])
-    ratio = np.where(select == 0, 0, override_ratio if override else np.where(select == 2, ratio1, ratio0)) * masked
-    dropped = draws(seed, np.array([image]), row0, count, column0 + channels)[0, :, column0:] < ratio
+    return fields, MaskPlace(seed, image, row0, column0, override_ratio)
 
-    threshold = thresholds(rng, channels)
-    bias = near(rng, levels, acc, threshold)
+
+def dropped(fields: Fields, select: Ints, masked: int, override: bool, place: MaskPlace) -> NDArray[np.bool_]:
+    """Which spikes [T, C] the mask takes; `select` [C]: which ratio is a channel's."""
+    count = (fields["tokens_x"] + 1) * (fields["tokens_y"] + 1)
+    ratios = np.where(select == 2, fields["ratio1"], fields["ratio0"])
+    ratio = np.where(select == 0, 0, place.override_ratio if override else ratios) * masked
+    drawn = draws(place.seed, np.array([place.image]), place.row, count, place.column + len(select))
+    return drawn[0, :, place.column:] < ratio
+
+
+def random_residual(rng: random.Random, levels: int, count: int, channels: int) -> tuple[Ints, NDArray[np.int32]]:
+    """Gains [C], and residuals [count, C] to which counts up to `levels` can be added."""
     largest = 32767 // levels
     gain = np.array([rng.randint(-largest, largest) >> rng.randint(0, 12) for _ in range(channels)], np.int64)
     room = 32767 - np.abs(gain) * levels
-    old = np.array([[rng.randint(-int(r), int(r)) for r in room] for _ in range(count)], np.int32)
+    return gain, np.array([[rng.randint(-int(r), int(r)) for r in room] for _ in range(count)], np.int32)
+
+
+def parameters(rng: random.Random, m: MachineConfig, fields: Fields, neurons: dict[str, Ints],
+               branches: dict[str, Ints]) -> tuple[dict[int, int], dict[int, int]]:
+    """Words of the parameter memories, by address, of channels with these fields [C]; lanes without a channel are silent."""
+    lanes, channels = m.fire_lanes, len(neurons["offset"])
+    neuron: dict[int, int] = {}
+    branch: dict[int, int] = {}
+    for group, lane in np.ndindex(fields["groups"] + 1, lanes):
+        c = group * lanes + lane
+        # sums of time steps begin at half a threshold
+        n = {"offset": 0, "threshold": int(fields["after"] != After.LOGITS), "select": rng.randint(0, 2)}
+        r = {"gain": 0, "negate": 0, "offset": 0, "threshold": 1}
+        if c < channels:
+            n, r = ({name: int(values[c]) for name, values in table.items()} for table in (neurons, branches))
+        for words, base, kind, of in ((neuron, "neuron_base", NEURON, n), (branch, "branch_base", BRANCH, r)):
+            at = fields[base] + group
+            words[at] = words.get(at, 0) | pack_channel(kind, of) << kind.size * lane
+    return neuron, branch
+
+
+def stream_words(m: MachineConfig, fields: Fields, values: NDArray[np.integer]) -> dict[int, int]:
+    """Words of the residual scratchpad, by address, of `values` [T, C]."""
+    return {fields["stream_base"] + token * fields["stream_step"] + group:
+            pack_lanes(_group(values[token], group, m.fire_lanes), STREAM_BITS)
+            for group in range(fields["groups"] + 1) for token in range(len(values))}
+
+
+def expected_writes(m: MachineConfig, fields: Fields, sums: Ints, stream: NDArray[np.integer],
+                    out: NDArray[np.integer]) -> tuple[list[Write], int]:
+    """Writes of a tile, in order, and its cycles to `done`. Logits `sums`, or residuals `stream` and results `out`: [T, C]."""
+    lanes, b, after = m.fire_lanes, m.planes, After(fields["after"])
+    groups, out_words, residuals = fields["groups"] + 1, fields["out_words"] + 1, stream_words(m, fields, stream)
+    writes = []
+    for token in range(len(sums)):
+        for group in range(groups):
+            if after == After.LOGITS:
+                word = pack_lanes(_group(sums[token], group, lanes), LOGIT_BITS)
+                writes.append(Write("logits", int(group == groups - 1), word, group + 1 + logits_delay(m), token))
+            elif after != After.COUNTS:
+                address = fields["stream_base"] + token * fields["stream_step"] + group
+                writes.append(Write("stream", address, residuals[address], group + neuron_stages(m) + 5, token))
+        for index in range(out_words if after != After.LOGITS else 0):
+            word = pack_lanes(out[token].astype(np.int64) >> index * b, b)
+            writes.append(Write("spike", fields["out_base"] + token * fields["out_step"] + index * fields["out_word_step"], word,
+                                groups + write_delay(m) + index, token))
+    return writes, groups + logits_delay(m) if after == After.LOGITS else groups + write_delay(m) - 1 + out_words
+
+
+def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[int, int], after: After,
+                part: int = 0) -> FireCase:
+    """A case for the sums `acc` [T, C], C <= lanes, of `tokens` (x, y); residuals in part `part` of their memory."""
+    count, channels = acc.shape
+    fields, place = random_tile(rng, m, (count, channels), tokens, after, part)
+    levels, fresh, bits, shift = fields["phases"], bool(fields["fresh"]), fields["plane_bits"] + 1, fields["shift"]
+    masked, override = rng.randint(0, 1), rng.random() < 0.3
+    select = np.array([rng.randint(0, 2) for _ in range(channels)])
+    gone = dropped(fields, select, masked, override, place)
+
+    threshold = thresholds(rng, channels)
+    bias = near(rng, levels, acc, threshold)
+    gain, old = random_residual(rng, levels, count, channels)
     negate = np.array([rng.randint(0, 1) for _ in range(channels)], np.int64)
     threshold2 = thresholds(rng, channels)
 
@@ -244,48 +329,18 @@ def random_fire(rng: random.Random, m: MachineConfig, acc: Ints, tokens: tuple[i
     stream = golden.residual(old, counts, Residual(gain, fresh))
     bias2 = near(rng, levels, np.where(negate == 1, -stream, stream).astype(np.int64), threshold2)
     if after == After.COUNTS:
-        out = np.where(dropped, 0, counts)
+        out = np.where(gone, 0, counts)
     elif after == After.NORM:
-        out = np.where(dropped, 0, golden.norm_fire(stream, NormFire(negate, bias2, threshold2, ""), levels))
+        out = np.where(gone, 0, golden.norm_fire(stream, NormFire(negate, bias2, threshold2, ""), levels))
     else:
         out = golden.requantise(stream, Requantise(shift, bits))
-
-    neuron: dict[int, int] = {}
-    branch: dict[int, int] = {}
-    initial: dict[int, int] = {}
-    for group in range(groups):
-        for lane in range(lanes):
-            c = group * lanes + lane
-            # a lane without a channel
-            n = {"offset": 0, "threshold": 1, "select": rng.randint(0, 2)}
-            r = {"gain": 0, "negate": 0, "offset": 0, "threshold": 1}
-            if c < channels:
-                half = 0 if after == After.LOGITS else int(threshold[c]) >> 1
-                n = {"offset": int(bias[c]) + half, "threshold": int(threshold[c]), "select": int(select[c])}
-                r = {"gain": int(gain[c]), "negate": int(negate[c]), "offset": int(bias2[c] + (threshold2[c] >> 1)),
-                     "threshold": int(threshold2[c])}
-            for words, at, kind, values in ((neuron, neuron_base, NEURON, n), (branch, branch_base, BRANCH, r)):
-                words[at + group] = words.get(at + group, 0) | pack_channel(kind, values) << kind.size * lane
-        for token in range(count):
-            address = stream_base + token * stream_step + group
-            initial[address] = pack_lanes(_group(old[token], group, lanes), STREAM_BITS)
-
-    writes = []
-    for token in range(count):
-        for group in range(groups):
-            if after == After.LOGITS:
-                sums = pack_lanes(_group(acc[token] + bias, group, lanes), LOGIT_BITS)
-                writes.append(Write("logits", int(group == groups - 1), sums, group + 1 + LOGITS_DELAY, token))
-            elif after != After.COUNTS:
-                word = pack_lanes(_group(stream[token], group, lanes), STREAM_BITS)
-                writes.append(Write("stream", stream_base + token * stream_step + group, word, group + b + 5, token))
-        for index in range(out_words if after != After.LOGITS else 0):
-            word = pack_lanes(out[token].astype(np.int64) >> index * b, b)
-            writes.append(Write("spike", out_base + token * out_step + index * out_word_step, word,
-                                groups + write_delay(m) + index, token))
-    state = jump(start_state(seed, image), LEAP * (ROW_DRAWS * row0 + column0))
-    return FireCase(fields, masked, state, int(override), override_ratio, neuron, branch, initial, writes,
-                    groups + LOGITS_DELAY if after == After.LOGITS else groups + write_delay(m) - 1 + out_words)
+    half = 0 * threshold if after == After.LOGITS else threshold >> 1
+    neuron, branch = parameters(
+        rng, m, fields, {"offset": bias + half, "threshold": threshold, "select": select},
+        {"gain": gain, "negate": negate, "offset": bias2 + (threshold2 >> 1), "threshold": threshold2})
+    writes, done = expected_writes(m, fields, acc + bias, stream, out)
+    return FireCase(fields, masked, place.state, int(override), place.override_ratio, neuron, branch,
+                    stream_words(m, fields, old), writes, done)
 
 
 def _group(values: NDArray[np.integer], group: int, lanes: int) -> Ints:

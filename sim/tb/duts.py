@@ -5,6 +5,7 @@ Ports are flat: structured ones appear as one vector, packed as Amaranth packs t
 """
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,19 @@ from hwgen.weights import WeightMemory
 from model.masking import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 from sim.runner import Results, run_bench
+from sim.tb.step_duts import POTENTIAL_WORDS, DivideDut, PotentialDut
 
+_STEPS = MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=2, acc_bits=24, firing="stepwise", steps=4, level_bits=3,
+                       potential_bits=30, current_bits=20, head_lanes=6, neuron_potentials=512, norm_potentials=256,
+                       output_potentials=POTENTIAL_WORDS)
 MACHINES = {
     "narrow": MachineConfig(lanes=8, rows_per_cycle=1, planes=3, fire_lanes=4, queue_depth=2, acc_bits=24),
     "wide": MachineConfig(lanes=16, rows_per_cycle=2, planes=2, fire_lanes=8, queue_depth=5),
     "binary": MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=8, acc_bits=32, weight_bits=4),
     "deep": MachineConfig(lanes=16, rows_per_cycle=2, planes=4, fire_lanes=2, acc_bits=30),
+    "steps": _STEPS,
+    "steps_single": replace(_STEPS, attention_rows=1, level_bits=1, fire_lanes=4),
+    "steps_quad": replace(_STEPS, attention_rows=4, level_bits=4),
 }
 """The parameter sets of the benches, by name; the variable MACHINE tells a bench which one was built."""
 
@@ -156,7 +164,7 @@ class LanesDut(wiring.Component):
 
 def _fire_inputs(m: MachineConfig) -> dict[str, object]:
     return {"start": In(1), "done": Out(1), "desc": In(layout(GEMM)), "masked": In(1), "mask_state": In(WIDTH),
-            "mask_override": In(1), "override_ratio": In(8)}
+            "mask_override": In(1), "override_ratio": In(8), "first_step": In(1), "last_step": In(1)}
 
 
 def _written(width: int) -> wiring.Signature:
@@ -194,8 +202,8 @@ class FireDut(wiring.Component):
 
 
 def _control(m: Module, dut: object, unit: object) -> None:
-    for name in ("start", "desc", "masked", "mask_state", "override", "override_ratio"):
-        outer = "mask_override" if name == "override" else name  # Verilator refuses a port called override
+    for name in ("start", "desc", "masked", "mask_state", "override", "override_ratio", "initial", "last_step"):
+        outer = {"override": "mask_override", "initial": "first_step"}.get(name, name)  # those are words of SystemVerilog
         m.d.comb += getattr(unit, name).eq(getattr(dut, outer))
     m.d.comb += dut.done.eq(unit.done)  # type: ignore[attr-defined]
 
@@ -267,15 +275,16 @@ class SequencerDut(wiring.Component):
     """The sequencer on its program memory, reset after `halt` or by `abort_run` as the machine does it."""
 
     INPUTS = ("run", "first", "images", "image_index", "seed", "failed", "unit_done", "results_idle", "reads",
-              "writes")
+              "writes", "time_steps")
     OUTPUTS = ("finished", "busy", "error", "image_done", "payload", "mask_state", "start_image", "start_gemm",
-               "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled")
+               "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled", "last_step")
 
     def __init__(self, m: MachineConfig) -> None:
         self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))
         members = self.sequencer.signature.members
         super().__init__({**{name: members[name] for name in (*self.INPUTS, *self.OUTPUTS)},
-                          "header": Out(PROGRAM_BITS), "abort_run": In(1), "load": In(_load_signature(PROGRAM_BITS))})
+                          "header": Out(PROGRAM_BITS), "first_step": Out(1), "abort_run": In(1),
+                          "load": In(_load_signature(PROGRAM_BITS))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -288,7 +297,8 @@ class SequencerDut(wiring.Component):
         _load(m, self.load, PROGRAM, program.write)
         m.d.comb += [getattr(sequencer, name).eq(getattr(self, name)) for name in self.INPUTS]
         m.d.comb += [getattr(self, name).eq(getattr(sequencer, name)) for name in self.OUTPUTS]
-        m.d.comb += self.header.eq(sequencer.header)
+        m.d.comb += [self.header.eq(sequencer.header),
+                     self.first_step.eq(sequencer.initial)]  # `initial` is a word of Verilog
         return m
 
 
@@ -324,4 +334,4 @@ class MemoryDut(wiring.Component):
 
 DUTS: dict[str, Callable[[MachineConfig], wiring.Component]] = {
     "lfsr": LfsrDut, "extract": ExtractDut, "lanes": LanesDut, "fire": FireDut, "gemm": GemmDut,
-    "sequencer": SequencerDut, "memory": MemoryDut}
+    "sequencer": SequencerDut, "memory": MemoryDut, "potential": PotentialDut, "attention_divide": DivideDut}

@@ -14,7 +14,7 @@ from hwgen.csr import AXI_LITE, Csr
 from hwgen.descriptors import ADDRESS_BITS, IMAGE, layout
 from hwgen.loader import Loader, Targets
 from hwgen.memory import RowMemory, Scratchpad
-from hwgen.registers import TARGET_BITS, LoadTarget
+from hwgen.registers import STEPS_BITS, TARGET_BITS, LoadTarget
 from hwgen.result import ResultStream, group_layout
 from hwgen.verilog import convert
 
@@ -24,12 +24,14 @@ CONFIGS = {
     "wide": replace(SIZED, lanes=32, planes=3, fire_lanes=8, bus_bytes=8),
     "narrow": replace(SIZED, lanes=8, planes=1, fire_lanes=4, bus_bytes=4, weight_bits=4),
     "single": replace(SIZED, lanes=8, planes=4, fire_lanes=1, bus_bytes=8),
+    "steps": replace(SIZED, lanes=8, planes=1, fire_lanes=4, bus_bytes=4, firing="stepwise", steps=5),
 }
-"""Beats of a word and groups of a pixel: 4 and 3; 2 and 8; 1 and 2."""
+"""Beats of a word and groups of a pixel: 4 and 3; 2 and 8; 1 and 2; the last fires step by step."""
 
 FROM_MACHINE = {"done": 1, "image_done": 1, "cycles": 64, "events": 64, "stalls": 64, "layer": 32}
 TO_MACHINE = {"program_start": 32, "images": 32, "mask_seed": 32, "mask_enable": 1, "mask_override": 1, "mask_ratio": 8,
-              "image_index": 32, "failed": 1, "load_target": TARGET_BITS, "load_address": 32, "memory_base": 32}
+              "image_index": 32, "failed": 1, "load_target": TARGET_BITS, "load_address": 32, "memory_base": 32,
+              "steps": STEPS_BITS}
 SPIKES = 0
 """`look_select` of the spike scratchpad; the loadable memories have their LoadTarget."""
 

@@ -1,7 +1,7 @@
 """Bench of the registers, over AXI4-Lite, on `sim.tb.host_dut`.
 
-Environment: HOST_DUT names the configuration; CSR_WRONG=1 makes the model ignore byte strobes and CSR_MUTE=1 expects a
-start that never comes: both must turn the bench red.
+Environment: HOST_DUT names the configuration; CSR_WRONG=1 makes the model ignore byte strobes, CSR_MUTE=1 expects a
+start that never comes and CSR_STEPS=1 one with a time step too many: each must turn the bench red.
 """
 import os
 import random
@@ -10,7 +10,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import Combine, RisingEdge, with_timeout
 
-from hwgen.registers import REGISTERS, ErrorCode, constants
+from hwgen.registers import REGISTERS, STEPS_BITS, ErrorCode, constants
 from sim.streams import cycles
 from sim.tb.host_bench import MAP, OKAY, SLVERR, Rules, begin, begin_raw, pulse
 from sim.tb.host_dut import BUILD_ID, CONFIGS, TO_MACHINE
@@ -189,3 +189,32 @@ async def counters(dut: Any) -> None:
     for _ in range(3):
         await pulse(dut, "image_done")
     assert await csrs.read("IMAGE_INDEX") == 1
+
+
+@cocotb.test()
+async def time_steps(dut: Any) -> None:
+    """STEPS resets to CAP_FIRING.steps; a start with 0 or more of them is refused with BAD_STEPS; an exact machine ignores it."""
+    csrs = await begin(dut)
+    m = CONFIGS[os.environ["HOST_DUT"]]
+    most = m.steps if m.stepwise else 0
+    cap = MAP["CAP_FIRING"].field("steps").get(await csrs.read("CAP_FIRING"))
+    assert [cap, await csrs.read("STEPS"), int(dut.steps.value)] == [most] * 3
+    starts, above = 0, os.environ.get("CSR_STEPS") == "1"
+    for steps in (most, 0, 1, most + 1, 2 * most + 1, (1 << STEPS_BITS) - 1, most):
+        await pulse(dut, "done")
+        await csrs.write("STEPS", steps)
+        assert await csrs.read("STEPS") == steps == int(dut.steps.value)
+        await csrs.write("CTRL", 1)
+        await cycles(dut.clk, 3)
+        good = not m.stepwise or 1 <= steps <= most + above
+        starts += good
+        assert csrs.rules.pulses["start"] == starts, f"{csrs.rules.pulses['start']} starts, expected {starts}: STEPS is {steps}"
+        found = await csrs.read("ERROR"), await csrs.read("STATUS"), await csrs.read("IRQ_STATUS")
+        # a refused start leaves STATUS.done as it was
+        assert found == ((0, 0, 0b001) if good else (ErrorCode.BAD_STEPS, 0b0110, 0b011)), f"STEPS is {steps}: {found}"
+        await csrs.write("ERROR", 0xFF)
+        await csrs.write("IRQ_STATUS", 0b111)
+    dut.machine_busy.value = 1
+    await csrs.write("STEPS", 0)
+    await csrs.write("CTRL", 1)
+    assert await csrs.read("ERROR") == ErrorCode.BUSY, "during a run a start is refused for that, whatever STEPS is"

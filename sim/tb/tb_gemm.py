@@ -1,7 +1,8 @@
 """Bench of hwgen/gemm.py: whole tiles from spike words to results, one after the other; and their cycles.
 
 All memories are there; Python loads and reads them and is not in the cycle loop. MUTATE=greater (fires when
-v > threshold), MUTATE=shift (all planes weigh the same) and MUTATE=cycles (one more predicted) must fail.
+v > threshold), MUTATE=shift (all planes weigh the same) and MUTATE=cycles (one more predicted) must fail. A stepwise machine
+runs each tile for some time steps; there MUTATE=sums (logits of the last step alone) must fail too.
 """
 import random
 from typing import Any
@@ -17,8 +18,9 @@ from quantize.formats import limits
 from sim.golden.gemm import accumulate
 from sim.scoreboard import Scoreboard
 from sim.streams import PERIOD_NS, reset, start_clock
-from sim.tb.cases import Ints, Walk, descriptor, pack_lanes, random_fire, random_walk
+from sim.tb.cases import FireCase, Ints, Walk, descriptor, pack_lanes, random_fire, random_walk
 from sim.tb.duts import BRANCH, LOGITS, NEURON, SPIKE_WORDS, SPIKES, STREAM, WEIGHT_ROWS, WEIGHTS, machine, mutated
+from sim.tb.step_cases import STEPS, random_steps
 from sim.tb.tb_fire import spoil
 
 CASES = 12
@@ -79,34 +81,45 @@ async def tiles(dut: Any, density: float) -> None:
             weights[row] = line
         acc = _sums(walk, weights)[:, :channels]
         tokens = walk.fields["tokens_x"] + 1, walk.fields["tokens_y"] + 1
-        case = random_fire(rng, m, acc, tokens, After(index % 4), part=index % 4)
-        fields = descriptor(case.fields, walk.fields)
-        for select, words in ((WEIGHTS, rows), (SPIKES, walk.memory), (NEURON, case.neuron), (BRANCH, case.branch),
-                              (STREAM, case.stream)):
-            await _load(dut, select, words)
-        spikes |= walk.memory
-        dut.desc.value, dut.masked.value, dut.mask_state.value = pack(GEMM, fields), case.masked, case.mask_state
-        dut.mask_override.value, dut.override_ratio.value, dut.start.value = case.override, case.override_ratio, 1
-        await RisingEdge(dut.clk)
-        dut.start.value = 0
-        await with_timeout(RisingEdge(dut.finished), 200_000 * PERIOD_NS, "ns")
-        await RisingEdge(dut.clk)
-        written = [w for w in case.writes if w.port != "logits"]
-        places = [f"tile {index} {w.port} word {w.address}" for w in written]
-        board = Scoreboard([w.data for w in written], label=places.__getitem__, show=hex)
-        for write in written:
-            board.check(await _look(dut, SPIKES if write.port == "spike" else STREAM, write.address))
-            if write.port == "spike":
-                spikes[write.address] = write.data
-        board.finish()
-        logits = [w.address << 32 * m.fire_lanes | w.data for w in case.writes if w.port == "logits"]
-        assert int(dut.logit_words.value) == len(logits), f"tile {index}: {dut.logit_words.value} groups of logits"
-        board = Scoreboard(logits, label=f"tile {index} logits {{}}".format, show=hex)
-        for address in range(len(logits)):
-            board.check(await _look(dut, LOGITS, address))
-        board.finish()
-        # `cycles` counts the cycles of start and of done.
-        predicted = gemm_cycles(fields, m, vectors(fields, m, _image(m, spikes)))
-        measured = int(dut.elapsed.value) + 1, int(dut.taken.value)
-        want = predicted.cycles + mutated("cycles"), predicted.events
-        assert measured == want, f"tile {index} (cycles, events): measured {measured}, predicted {want}"
+        if m.stepwise:
+            found = random_steps(rng, m, np.array([acc] * STEPS), tokens, After(index % 4), part=index % 4)
+        else:
+            found = [random_fire(rng, m, acc, tokens, After(index % 4), part=index % 4)]
+        await _load(dut, WEIGHTS, rows)
+        for step, case in enumerate(found):
+            dut.first_step.value, dut.last_step.value = int(step == 0), int(step == len(found) - 1)
+            await _load(dut, SPIKES, walk.memory)
+            spikes |= walk.memory
+            await _tile(dut, m, walk, case, spikes, f"tile {index} step {step}")
+
+
+async def _tile(dut: Any, m: MachineConfig, walk: Walk, case: FireCase, spikes: dict[int, int], label: str) -> None:
+    """Run a tile; `spikes`: what the spike scratchpad holds, before and after."""
+    fields = descriptor(case.fields, walk.fields)
+    for select, words in ((NEURON, case.neuron), (BRANCH, case.branch), (STREAM, case.stream)):
+        await _load(dut, select, words)
+    dut.desc.value, dut.masked.value, dut.mask_state.value = pack(GEMM, fields), case.masked, case.mask_state
+    dut.mask_override.value, dut.override_ratio.value, dut.start.value = case.override, case.override_ratio, 1
+    await RisingEdge(dut.clk)
+    dut.start.value = 0
+    await with_timeout(RisingEdge(dut.finished), 200_000 * PERIOD_NS, "ns")
+    await RisingEdge(dut.clk)
+    written = [w for w in case.writes if w.port != "logits"]
+    places = [f"{label} {w.port} word {w.address}" for w in written]
+    board = Scoreboard([w.data for w in written], label=places.__getitem__, show=hex)
+    for write in written:
+        board.check(await _look(dut, SPIKES if write.port == "spike" else STREAM, write.address))
+        if write.port == "spike":
+            spikes[write.address] = write.data
+    board.finish()
+    logits = [w.address << 32 * m.fire_lanes | w.data for w in case.writes if w.port == "logits"]
+    assert int(dut.logit_words.value) == len(logits), f"{label}: {dut.logit_words.value} groups of logits"
+    board = Scoreboard(logits, label=f"{label} logits {{}}".format, show=hex)
+    for address in range(len(logits)):
+        board.check(await _look(dut, LOGITS, address))
+    board.finish()
+    # `cycles` counts the cycles of start and of done.
+    predicted = gemm_cycles(fields, m, vectors(fields, m, _image(m, spikes)))
+    measured = int(dut.elapsed.value) + 1, int(dut.taken.value)
+    want = predicted.cycles + mutated("cycles"), predicted.events
+    assert measured == want, f"{label} (cycles, events): measured {measured}, predicted {want}"

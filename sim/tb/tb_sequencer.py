@@ -4,8 +4,10 @@
 before, not before that one's unit is done, (`results`) in which the result stream is idle, and in which the reads and writes
 of its sync word are done. MUTATE=cycles (one cycle less), mask (one draw on), payload (words reversed), results (the flag
 ignored), restart (a second image begins one descriptor late), halt (`failed` ignored), sync (one write less is enough), steps
-(one more than finished) and stalled (a cycle without a unit counts) must fail.
+(one more than finished) and stalled (a cycle without a unit counts) must fail; of a stepwise machine also seed (the first
+step's mask in each), image (IMAGE in each step), early (image_done with each step) and initial (the second step still is).
 """
+import itertools
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +18,10 @@ from cocotb.triggers import RisingEdge
 from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, pack, unpack
 from hwgen.registers import ErrorCode
 from hwgen.sequencer import FETCH_CYCLES
-from model.masking import WIDTH, jump, jump_polynomial, start_state
+from model.masking import STEP_SEED, WIDTH, jump, jump_polynomial, start_state
 from sim.scoreboard import Scoreboard
 from sim.streams import reset, start_clock
-from sim.tb.duts import DESCRIPTORS, PROGRAM, mutated
+from sim.tb.duts import DESCRIPTORS, PROGRAM, machine, mutated
 
 STARTS = {Kind.IMAGE: "start_image", Kind.GEMM: "start_gemm", Kind.ATTENTION: "start_attention"}
 SLOTS = 4
@@ -63,7 +65,7 @@ class Run:
     """One run: its program, from descriptor `first` on (`Bench.load` places it), and what the units and the result stream do.
 
     `transfers`: cycles in which one more read and one more write is done. `durations`: cycles from each start to its done, at
-    least 1. `stalls`: cycles in which results are not idle.
+    least 1. `stalls`: cycles in which results are not idle. `time_steps`: of an image, on a stepwise machine.
     `failed_at`: the cycle in which `failed` rises; `abort_at`: that of an abort.
     """
 
@@ -73,6 +75,7 @@ class Run:
     image_index: int
     durations: list[int]
     first: int = 0
+    time_steps: int = 1
     stalls: set[int] = field(default_factory=set)
     transfers: list[int] = field(default_factory=list)
     failed_at: int | None = None
@@ -108,8 +111,9 @@ def _unbroken(run: Run) -> list[Event]:
     events: list[Event] = []
     durations = iter(run.durations)
     last = done = 0
-    for image in range(run.images):
+    for image, step in itertools.product(range(run.images), range(run.time_steps)):
         late = int(mutated("restart") and image > 0)
+        seed = step_seed(run.seed, 0 if mutated("seed") else step)
         for number, item in enumerate(run.program[late:], run.first + late):
             at = max(last + FETCH_CYCLES - mutated("cycles"), done)
             while (item.results and at in run.stalls and not mutated("results")) or run.waits(item, at):
@@ -118,19 +122,27 @@ def _unbroken(run: Run) -> list[Event]:
                 at += 1
             last = at
             events.append((at, "dispatch", (number,)))
+            if item.kind == Kind.IMAGE and step > 0 and not mutated("image"):
+                continue
             if item.kind in STARTS:
                 state = 0
                 if item.draw is not None:
-                    state = jump(start_state(run.seed, run.image_index + image), item.draw + mutated("mask"))
+                    state = jump(start_state(seed, run.image_index + image), item.draw + mutated("mask"))
                 words = item.words[:1:-1] if mutated("payload") else item.words[2:]
                 payload = sum(word << PROGRAM_BITS * part for part, word in enumerate(words))
                 events.append((at + 1, STARTS[Kind(item.kind)], (item.header, payload, state)))
                 done = at + 1 + next(durations)
             elif item.kind == Kind.END:
-                events.append((at, "image_done", ()))
+                if step == run.time_steps - 1 or mutated("early"):
+                    events.append((at, "image_done", ()))
             else:
                 return [*events, (at, "finished", (ErrorCode.BAD_DESCRIPTOR, 0))]
     return [*events, (last, "finished", (0, 0))]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The mask seed of a time step."""
+    return seed ^ step * STEP_SEED & (1 << WIDTH) - 1
 
 
 def random_run(rng: random.Random, longest: int, stall: int, last: int = Kind.END) -> Run:
@@ -143,16 +155,18 @@ def random_run(rng: random.Random, longest: int, stall: int, last: int = Kind.EN
         program.append(Descriptor(kind, rng.getrandbits(12), rng.random() < 0.5, draw, polynomial,
                                   rng.getrandbits(PAYLOAD_BITS), rng.randint(0, 3), rng.randint(0, 3)))
     images, index = rng.randint(1, 3), rng.getrandbits(20)
-    seed = rng.choice([index + images - 1, rng.getrandbits(32)])  # the first: an image whose start state would be 0
+    time_steps = rng.randint(1, machine().steps) if machine().stepwise else 1
+    # the first: an image, and a step, whose start state would be 0
+    seed = rng.choice([step_seed(index + images - 1, (images + units) % time_steps), rng.getrandbits(32)])
     exact = [FETCH_CYCLES - 2, FETCH_CYCLES - 1, FETCH_CYCLES]  # done just before, when and just after the next is ready
-    durations = [rng.choice([1, longest, rng.randint(1, longest), rng.choice(exact)]) for _ in range(images * units)]
+    durations = [rng.choice([1, longest, rng.randint(1, longest), rng.choice(exact)]) for _ in range(images * units * time_steps)]
     stalls, at = set[int](), 0
     while stall and at < 3000:
         low = rng.randint(1, stall)
         stalls |= set(range(at, at + low))
         at += low + rng.randint(1, stall)
     transfers = [rng.randint(0, 90 * (units + 1)) for _ in range(3)]
-    return Run(program, images, seed, index, durations, stalls=stalls, transfers=transfers)
+    return Run(program, images, seed, index, durations, time_steps=time_steps, stalls=stalls, transfers=transfers)
 
 
 class Bench:
@@ -187,11 +201,14 @@ class Bench:
         board = Scoreboard(expected, label=lambda index: f"{expected[index][1]} of cycle {expected[index][0]}")
         end = expected[-1][0] if expected and run.abort_at is None else run.abort_at or 0
         dut.first.value, dut.images.value, dut.seed.value = run.first, run.images, run.seed
+        step = 0
         image, durations = run.image_index, iter(run.durations)
         done_at, held, steps = -1, None, 0
         for cycle in range(end + tail + 1):
             stopped = run.stopped_at is not None and cycle > run.stopped_at
             dut.run.value, dut.image_index.value = int(cycle == 0), image
+            # a number that changes during a run, and any number on an exact machine, counts for nothing
+            dut.time_steps.value = run.time_steps if machine().stepwise and cycle == 0 else 1 + cycle % 5
             dut.results_idle.value = int(cycle not in run.stalls)
             dut.failed.value = int(run.failed_at is not None and run.failed_at <= cycle < end + tail)
             dut.abort_run.value = int(cycle == run.abort_at)
@@ -199,6 +216,10 @@ class Bench:
             dut.reads.value = dut.writes.value = run.moved(cycle)
             await RisingEdge(dut.clk)
             assert int(dut.busy.value) == (0 < cycle <= end), f"busy is {dut.busy.value} in cycle {cycle} of {end}"
+            if int(dut.busy.value):
+                levels = int(dut.first_step.value), int(dut.last_step.value)
+                assert levels == (step <= mutated("initial"), step == run.time_steps - 1), \
+                    f"initial and last_step are {levels} in cycle {cycle}, time step {step} of {run.time_steps}"
             outputs = [name for name in STARTS.values() if int(getattr(dut, name).value)]
             for name in outputs:
                 held, masked = self._job()
@@ -214,6 +235,7 @@ class Bench:
             steps = 0 if int(dut.image_start.value) else steps + (cycle == done_at and not stopped)
             if int(dut.dispatch.value):
                 board.check((cycle, "dispatch", (int(dut.descriptor.value),)))
+                step = (step + (run.program[int(dut.descriptor.value) - run.first].kind == Kind.END)) % run.time_steps
             if int(dut.image_done.value):
                 board.check((cycle, "image_done", ()))
                 image += 1

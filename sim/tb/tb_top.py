@@ -41,6 +41,8 @@ async def run_images(dut: object) -> None:
     if job.external_file:
         await host.set_memory(job.external_base)
     await host.set_mask(job.seed, job.mask_enable, job.mask_ratio)
+    if job.steps:
+        await host.write("STEPS", value=job.steps)
     images = np.load(job.images_file, allow_pickle=False)
     for image in images:
         await host.send_image(image, job.patch)

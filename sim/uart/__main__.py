@@ -9,12 +9,14 @@ from hwgen.program import CompileError
 from sim.run import BUILD_ROOT
 from sim.runner import SimulationFailed, SimulatorMissing, find_simulator
 from sim.uart import build
+from sim.uart.pty import PtyBoard
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build; errors are one line and exit code 2."""
     top = argparse.ArgumentParser(prog="python -m sim.uart", description=__doc__)
     network_arguments(top)
+    top.add_argument("--pty", action="store_true", help="then run it as a serial port of this computer, until Ctrl-C")
     args = top.parse_args(argv)
     try:
         find_simulator()
@@ -26,8 +28,18 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, CompileError, SimulatorMissing, SimulationFailed, OSError) as error:
         print(f"{error}".splitlines()[0], file=sys.stderr)
         return 2
-    print(f"{program} and {packed}; next: mst-host classify IMAGE.png --network {packed} --port sim:{program}")
-    return 0
+    if not args.pty:
+        print(f"{program} and {packed}; next: mst-host classify IMAGE.png --network {packed} --port sim:{program}")
+        return 0
+    with PtyBoard(program) as board:
+        print(f"{program} at {board.port}, until Ctrl-C; in another terminal:\n"
+              f"mst-host classify IMAGE.png --network {packed} --port {board.port} --timeout 30", flush=True)
+        try:
+            board.wait()
+        except KeyboardInterrupt:
+            return 0
+        print(board.error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

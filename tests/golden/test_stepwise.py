@@ -104,7 +104,7 @@ MUTATIONS: list[tuple[str, object, str, Any]] = [
     ("the same mask in every step", SpikeMask, "at_step", same_mask),
     ("a spike worth 1 instead of L", stepwise._Stepwise, "gemm", None),
     ("currents of 15 bits", stepwise, "CURRENT_FRACTION", 2),
-    ("a GEMM takes pixels as spikes", stepwise, "SPIKES_IN", ("embed", "qkv", "proj", "fc1", "fc2")),
+    ("a GEMM takes pixels as spikes", Network, "takes_spikes", lambda network, layer: layer.kind not in ("merge", "head")),
 ]
 
 
