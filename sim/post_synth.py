@@ -4,6 +4,7 @@ The netlist is what place and route gets: `synth_ecp5`, then the passes of `hwge
 Verilog; host, traces, golden model and comparison are the same, so every write of every layer and every cycle is compared.
 """
 import argparse
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -19,15 +20,16 @@ from hwgen.synth_devices import ECP5
 from model.config import Config, MaskingConfig, QuantizeConfig, TrainConfig
 from model.masking import SpikeMask
 from quantize.random_network import random_images, random_network
-from sim.golden.network import run as run_golden
 from sim.matrix import CASES
 from sim.run import BUILD_ROOT, run_top
 from sim.runner import SimulationFailed, SimulatorMissing
-from sim.verify import Verdict, verify
+from sim.verify import Verdict, golden_trace, time_steps, verify
 
 CELLS = Path(__file__).resolve().parent / "cells"
 CASE = next(case for case in CASES if case.name == "w2-L7")
 MACHINE = MachineConfig(lanes=8, fire_lanes=4, attention_rows=1, bus_bytes=4, weights="initialised")
+STEPWISE = dataclasses.replace(MACHINE, firing="stepwise", planes=1, steps=2)
+"""The same where it fires step by step, with its potential memories and divider."""
 NETLIST = "netlist.v"
 
 
@@ -62,22 +64,24 @@ def _as_verilog(write: list[str], folder: Path) -> None:
     part.write_text("// verilator lint_off PINMISSING\n" + part.read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def check(folder: Path, *, images: int = 1, simulator: str = "verilator", spoil: str = "") -> tuple[Verdict, dict[str, int]]:
-    """Synthesise the smallest machine and run `images` images; the verdict, and the netlist's cells (type -> number).
+def check(folder: Path, *, images: int = 1, simulator: str = "verilator", spoil: str = "",
+          machine: MachineConfig = MACHINE) -> tuple[Verdict, dict[str, int]]:
+    """Synthesise the smallest `machine` and run `images` images; the verdict, and the netlist's cells (type -> number).
 
     `spoil`: the beginning of an instance name in the netlist; the first LUT so called is inverted. The verdict must then be FAIL.
     """
-    build = emit(random_network(CASE.model, 1), MACHINE, MaskingConfig(), folder)
+    build = emit(random_network(CASE.model, 1), machine, MaskingConfig(), folder)
     file = synthesised(build)
     cells = synth.cells_of(file.with_name("cells.json"))
     if spoil:
         file = spoiled(file, spoil)
     config = Config(CASE.name, CASE.model, MaskingConfig(), TrainConfig(), QuantizeConfig(), {})
     pixels = random_images(CASE.model, 1, images)
-    trace = run_golden(build.program.network, pixels, mask=SpikeMask.of(config.masking), first_image=0)
+    steps = time_steps(build.machine, None)
+    trace = golden_trace(build.program.network, build.machine, pixels, mask=SpikeMask.of(config.masking), steps=steps)
     answer, trace_file, _ = run_top(build, config, config.masking, None, pixels, simulator, False, 0, 0, 0,
                                     netlist=[CELLS / "ecp5.v", file], includes=[CELLS, yosys_models()])
-    return verify(build.program, trace, pixels, answer, trace_file), cells
+    return verify(build.program, trace, pixels, answer, trace_file, steps=steps), cells
 
 
 def spoiled(file: Path, name: str) -> Path:
@@ -101,13 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = argparse.ArgumentParser(prog="python -m sim.post_synth", description=__doc__)
     top.add_argument("--images", type=int, default=2, help="default: 2")
     top.add_argument("--sim", choices=("verilator", "icarus"), default="verilator")
-    top.add_argument("-o", "--output", type=Path, default=BUILD_ROOT / "post-synth",
-                     help="build folder (default: rtl/build/post-synth)")
+    top.add_argument("--firing", choices=("exact", "stepwise"), default="exact", help="of the machine (default: exact)")
+    top.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/post-synth, or post-synth-stepwise)")
     args = top.parse_args(argv)
     try:
         if args.images < 1:
             raise ValueError(f"--images must be at least 1, not {args.images}")
-        verdict, cells = check(args.output, images=args.images, simulator=args.sim)
+        stepwise = args.firing == "stepwise"
+        folder = args.output or BUILD_ROOT / ("post-synth-stepwise" if stepwise else "post-synth")
+        verdict, cells = check(folder, images=args.images, simulator=args.sim, machine=STEPWISE if stepwise else MACHINE)
     except (CompileError, SynthError, SimulatorMissing, SimulationFailed, ValueError) as error:
         print(str(error).splitlines()[0], file=sys.stderr)
         return 2
