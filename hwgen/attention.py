@@ -26,7 +26,7 @@ def at_rest(m: MachineConfig) -> int:
 class AttentionUnit(wiring.Component):
     """Runs one attention layer: q, k, v counts in the spike scratchpad -> output counts in the spike scratchpad.
 
-    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) stable from then until `done`, and `mask_state`,
+    Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) and `mask_state`,
     the LFSR state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after
     the last write; `spike_read`, `spike_write`: one word a cycle each, never refused; `rom`: A read ports (A = attention_rows)
     of {den, num}, num in the low `rom_bits`. The next `start` may come in the cycle after `done`. Input and output
@@ -47,8 +47,7 @@ class AttentionUnit(wiring.Component):
         m, machine = Module(), self.machine
         self.begin, self.late = Signal(), Signal.like(self.desc, reset_less=True)  # start and desc, which have come a long way
         m.d.sync += self.begin.eq(self.start)
-        # Stepwise, rows beyond the last query are still divided when the descriptor may already be another one.
-        with m.If(self.start if machine.stepwise else 1):
+        with m.If(self.start):
             m.d.sync += self.late.eq(self.desc)
         desc = self.late
         rows, lane_bits = machine.attention_rows, machine.head_lanes * machine.planes
@@ -69,7 +68,7 @@ class AttentionUnit(wiring.Component):
             lane = mask[c * machine.planes:(c + 1) * machine.planes]
             m.d.sync += lane.eq((desc.head_size > c).replicate(machine.planes))
 
-        key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
+        next_key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
         # With each key, by stage: valid, first and last of its pass, buffer bank.
         stages = [issue]
         for index in range(SCORE_STAGES + score_stages(machine) + 6):
@@ -83,7 +82,7 @@ class AttentionUnit(wiring.Component):
             m.d.sync += value.eq(0)
         with m.Elif(stages[scored + 2][0]):
             m.d.sync += value.eq(value + 1)
-        addresses = (Cat(query, query_bank), Cat(key, bank), Cat(value, stages[scored + 2][3]))
+        addresses = (Cat(query, query_bank), next_key, Cat(value, stages[scored + 2][3]))
         q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
 
         for r in range(rows):
@@ -96,9 +95,10 @@ class AttentionUnit(wiring.Component):
                 lanes.q[r].eq(now), score_rows.a[r].eq(lanes.a[r]), self.rom[r].address.eq(score_rows.address[r]),
                 self.rom[r].en.eq(stages[scored + 2][0]),
                 sums.entry[r].eq(self.rom[r].data), sums.allow[r].eq(score_rows.allow[r])]
-        m.d.sync += sums.v.eq(v & mask)  # a register: behind it stand the products of every channel
+        late_k = Signal(lane_bits, reset_less=True)  # registers behind k and v: then come the products of every channel
+        m.d.sync += [late_k.eq(k), sums.v.eq(v & mask)]
         m.d.comb += [
-            lanes.k.eq(k),
+            lanes.k.eq(late_k),
             score_rows.before.eq(stages[scored - 1][1]), score_rows.valid.eq(stages[scored][0]),
             sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]),
             sums.last.eq(stages[scored + 6][2]),
@@ -127,9 +127,9 @@ class AttentionUnit(wiring.Component):
     def _sequence(self, m: Module, loader: AttentionLoader) -> tuple[Value, Value, Value, Value, list[Value], Value]:
         """Slots of passes of keys.
 
-        Returns key index and bank, query index and bank, which waiting query row its fetch has reached, and the issue
-        bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next pass's
-        query rows are fetched, and before that the last pass waits for the next job's loading.
+        Returns where the next cycle's key lies, its bank, query index and bank, which waiting query row its fetch has reached,
+        and the issue bits (valid, first, last, bank). `left` counts down the cycles of a pass; in its last cycles the next
+        pass's query rows are fetched, and before that the last pass waits for the next job's loading.
         """
         desc, rows = self.late, self.machine.attention_rows
         running, computing, loaded, bank = Signal(), Signal(), Signal(), Signal()
@@ -160,7 +160,9 @@ class AttentionUnit(wiring.Component):
                     m.d.sync += [passed.eq(passed + 1), keys.eq(computing)]
         fetched = [left == rows - 1 - r for r in range(rows)]
         issue = Cat(keys, keys & (key == 0), keys & (key == desc.keys_last), bank)
-        return key, bank, query, bank ^ last_pass, fetched, issue
+        starting = left == 0  # a pass: its first key is read before it starts
+        next_key = Cat(Mux(starting, 0, key + 1)[:len(key)], bank ^ (starting & last_pass))
+        return next_key, bank, query, bank ^ last_pass, fetched, issue
 
     def _buffer(self, m: Module, loader: AttentionLoader, kind: int, address: Value, loading: Value) -> Value:
         """One of the double buffers q, k, v: a word for each token, in two banks; bank `loading` is written."""

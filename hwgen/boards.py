@@ -71,7 +71,6 @@ BOARDS: Mapping[str, Board] = {board.name: board for board in (
     Board("ulx3s", "Radiona ULX3S 85F (Lattice LFE5U-85F-6BG381C)", ECP5, Path("configs/ulx3s.toml"),
           Path("configs/fashion-tiny.mstn"), clock_hz=80e6, baud=1_000_000, constraints="ulx3s.lpf", router="nextpnr-ecp5",
           route=("--85k", "--package", "CABGA381", "--speed", "6", "--freq", "{mhz}", "--timing-allow-fail",
-                  "--router", "router2",
                  "--seed", "{seed}", "--json", "netlist.json", "--lpf", "{constraints}", "--report", "{report}", "--textcfg",
                   "{placed}"),
           packer="ecppack", pack=("--compress", "--input", "{placed}", "--bit", "{bitstream}"), suffix=".bit",
@@ -156,8 +155,9 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config_file:
     best = max(routed, key=lambda result: result.fmax_mhz)
     met = best.fmax_mhz >= board.clock_hz / 1e6
     report = _report(board, build, folder, routed, best, versions, seconds)
+    target = folder / f"{board.name}{board.suffix}"
+    target.unlink(missing_ok=True)  # of another network, or of a clock that was met
     if met:
-        target = folder / f"{board.name}{board.suffix}"
         synth.run_tool([packer, *_flags(board, board.pack, best.seed)], folder, "pack.log")
         report |= {"bitstream": target.name, "bytes": target.stat().st_size}
     write_if_changed(folder / "report.json", json_text(report))

@@ -35,6 +35,7 @@ class Csr(wiring.Component):
       done, loaded      in, pulses: a run ended; a load packet is in its memory.
       error             in, [8] an ErrorCode for one cycle, else 0; the first one is kept until the host clears it.
                         `failed` (out) is high while it is kept. An error of the same cycle as the clear is kept.
+                        `failing` (out): the same from a register, low a cycle later.
       image_done        in, pulse: `image_index` (out [32]) counts up.
       load_address_next in [32], `load_address_update` in, pulse: the loader moves `load_address` (out [32]) on.
       program_start, images, mask_seed out [32]; mask_enable, mask_override out; mask_ratio out [8]; load_target out
@@ -54,7 +55,7 @@ class Csr(wiring.Component):
             "irq": Out(1),
             "start": Out(1), "abort": Out(1), "busy": In(1), "loading": In(1),
             "input": In(1), "output": In(1), "done": In(1), "loaded": In(1),
-            "error": In(8), "failed": Out(1),
+            "error": In(8), "failed": Out(1), "failing": Out(1),
             "image_done": In(1), "image_index": Out(32),
             "load_target": Out(TARGET_BITS), "load_address": Out(32),
             "load_address_next": In(32), "load_address_update": In(1),
@@ -94,6 +95,7 @@ class Csr(wiring.Component):
             error.eq(Mux(self.error != 0, self.error, Mux(refused, ErrorCode.BUSY, Mux(misled, ErrorCode.BAD_STEPS, 0)))),
             self.failed.eq(written["ERROR", "code"] != 0),
         ]
+        m.d.sync += self.failing.eq((error != 0) | self.failed)
         done = Signal()
         with m.If(self.start | self.abort):
             m.d.sync += done.eq(0)

@@ -14,7 +14,7 @@ from quantize.formats import LOGIT_BITS, STREAM_BITS
 
 
 class GemmEngine(wiring.Component):
-    """`start` pulse with `desc`, `masked`, `mask_state` stable until `done`; exact cycles: `hwgen.gemm_cycles`."""
+    """`start` pulse with `desc`; `masked`, `mask_state` stable until `done`; exact cycles: `hwgen.gemm_cycles`."""
 
     def __init__(self, m: MachineConfig) -> None:
         self.m = m
@@ -39,7 +39,9 @@ class GemmEngine(wiring.Component):
         m.submodules.lanes = lanes = LaneArray(self.m)
         m.submodules.fire = fire = FireUnit(self.m)
         start, desc = Signal(), Signal(layout(GEMM), reset_less=True)  # both have come a long way
-        m.d.sync += [start.eq(self.start), desc.eq(self.desc)]
+        m.d.sync += start.eq(self.start)
+        with m.If(self.start):
+            m.d.sync += desc.eq(self.desc)
         m.d.comb += [
             extract.start.eq(start), extract.desc.eq(desc), extract.word.eq(self.spike_read.data),
             self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en),

@@ -1,10 +1,13 @@
-"""Two passes over Yosys' ECP5 netlist, before it is placed. Neither changes what any register holds in any cycle.
+"""Three passes over Yosys' ECP5 netlist, before it is placed. None changes what any register holds in any cycle.
 
 *Output registers*: a DP16KD can delay its outputs by a cycle. Where each output of a port goes to nothing but a register that
 takes it over in every cycle, with the same clock, no reset and first value 0, that is what these registers do; so they move into
 the block RAM, whose output then comes almost 5 ns earlier.
 *Copies*: a register or LUT with many loads gets copies with the same inputs, each of which drives some of the loads, neighbours
-by name: one wire need not reach everywhere.
+by name (by that of the block RAM that a load also reads, where there is one): one wire need not reach everywhere.
+*Sites*: where the weight memory takes more block RAMs than a row of them has on the chip, each gets a site: those that hold the
+same bits of different rows side by side, the slices in a line through three rows. The placer, left alone, scatters them, and the
+wires to them fill the channels along the rows: it then routes for hours, if at all.
 
 `module` is a module of Yosys' JSON (`write_json`), changed in place.
 """
@@ -14,10 +17,15 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-MOST_LOADS = 64
-"""Loads that one register or LUT keeps."""
+MOST_LOADS = {"LUT4": 64, "TRELLIS_FF": 16}
+"""Loads that one LUT or register keeps."""
 OUTPUT_BITS = 18
 """Outputs of a DP16KD's port."""
+SITES = tuple((first + 2 * place, place) for first in (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114) for place in range(4))
+"""(column, place in its block of four) of the block RAMs in a row of an LFE5U-85F, as nextpnr names them."""
+SITE_ROWS = (70, 46, 22)
+"""Rows that the weight memory is spread over; the fourth, 82, is left to the other memories."""
+WEIGHTS = re.compile(r"weights\.slice(\d+)_bank(\d+)\.memory\.\d+\.(\d+)$")
 
 Module = dict[str, Any]
 Loads = dict[int, list[tuple[str, str, int]]]
@@ -25,11 +33,13 @@ Loads = dict[int, list[tuple[str, str, int]]]
 
 
 def improve(path: Path, top: str) -> dict[str, int]:
-    """Both passes on module `top` of the netlist file; what it consists of afterwards: cell type -> number."""
+    """All passes on module `top` of the netlist file; what it consists of afterwards: cell type -> number."""
     netlist = json.loads(path.read_text(encoding="utf-8"))
     module = netlist["modules"][top]
     absorb_output_registers(module)
-    copy_drivers(module, MOST_LOADS)
+    for kind, most in MOST_LOADS.items():
+        copy_drivers(module, kind, most)
+    choose_sites(module)
     path.write_text(json.dumps(netlist), encoding="utf-8")
     return dict(Counter(cell["type"] for cell in module["cells"].values()))
 
@@ -75,26 +85,57 @@ def _takes_over(cell: Module, clock: list[Any]) -> bool:
                 and parameters["CEMUX"].strip() == "1" and wires.get("LSR", ["0"]) == ["0"] and parameters["REGSET"] == "RESET")
 
 
-def copy_drivers(module: Module, most: int) -> int:
-    """Copies LUTs, then registers, that have more than `most` loads; the number of copies."""
-    made = 0
-    for kind, output in (("LUT4", "Z"), ("TRELLIS_FF", "Q")):
-        loads = _loads(module)
-        fresh = 1 + max((bit for bit in loads if isinstance(bit, int)), default=0)
-        fresh = max([fresh, *(1 + bit for net in module["netnames"].values() for bit in net["bits"] if isinstance(bit, int))])
-        for name, cell in [item for item in module["cells"].items() if item[1]["type"] == kind]:
-            bit = cell["connections"][output][0]
-            readers = sorted((reader for reader in loads[bit] if reader[0]), key=lambda reader: (_natural(reader[0]), reader[1:]))
-            groups = -(-len(readers) // most)
-            for copy in range(1, groups):
-                wires = {port: list(bits) for port, bits in cell["connections"].items()} | {output: [fresh]}
-                module["cells"][f"{name}_copy{copy}"] = cell | {"connections": wires}
-                module["netnames"][f"{name}_copy{copy}_{output}"] = {"hide_name": 1, "bits": [fresh], "attributes": {}}
-                for reader, port, place in readers[copy * len(readers) // groups:(copy + 1) * len(readers) // groups]:
-                    module["cells"][reader]["connections"][port][place] = fresh
-                fresh += 1
-                made += 1
+def copy_drivers(module: Module, kind: str, most: int) -> int:
+    """Copies each LUT4 or TRELLIS_FF (`kind`) that has more than `most` loads; the number of copies."""
+    made, output, loads, places = 0, "Z" if kind == "LUT4" else "Q", _loads(module), _places(module)
+    fresh = 1 + max((bit for bit in loads if isinstance(bit, int)), default=0)
+    fresh = max([fresh, *(1 + bit for net in module["netnames"].values() for bit in net["bits"] if isinstance(bit, int))])
+    for name, cell in [item for item in module["cells"].items() if item[1]["type"] == kind]:
+        bit = cell["connections"][output][0]
+        readers = sorted((reader for reader in loads[bit] if reader[0]), key=lambda reader: (places[reader[0]], reader[1:]))
+        groups = -(-len(readers) // most)
+        for copy in range(1, groups):
+            wires = {port: list(bits) for port, bits in cell["connections"].items()} | {output: [fresh]}
+            module["cells"][f"{name}_copy{copy}"] = cell | {"connections": wires}
+            module["netnames"][f"{name}_copy{copy}_{output}"] = {"hide_name": 1, "bits": [fresh], "attributes": {}}
+            for reader, port, place in readers[copy * len(readers) // groups:(copy + 1) * len(readers) // groups]:
+                module["cells"][reader]["connections"][port][place] = fresh
+            fresh += 1
+            made += 1
     return made
+
+
+def choose_sites(module: Module) -> int:
+    """Gives the block RAMs of the weight memory their sites (attribute BEL), if they are many; their number, or 0.
+
+    0 also where they are more than SITE_ROWS have: then the placer may use the whole chip.
+    """
+    found = []
+    for name, cell in module["cells"].items():
+        if cell["type"] == "DP16KD" and (match := WEIGHTS.search(name)):
+            piece, bank, bits = map(int, match.groups())
+            found.append((piece, bits, bank, name))
+    each = -(-len(found) // (4 * len(SITE_ROWS))) * 4  # of a row, in blocks of four
+    if not len(SITES) < len(found) <= len(SITE_ROWS) * len(SITES):
+        return 0
+    start = (len(SITES) - each) // 8 * 4
+    sites = [(column, row, place) for number, row in enumerate(SITE_ROWS)
+             for column, place in SITES[start:start + each][::-1 if number % 2 else 1]]
+    for (*_, name), (column, row, place) in zip(sorted(found), sites, strict=False):
+        module["cells"][name].setdefault("attributes", {})["BEL"] = f"X{column}/Y{row}/EBR{place}"
+    return len(found)
+
+
+def _places(module: Module) -> dict[str, tuple[list[tuple[int, str]], list[tuple[int, str]]]]:
+    """A key for each cell that brings together what should lie together: name of a block RAM that it reads, its own name."""
+    rams = {bits[0]: name for name, cell in module["cells"].items() if cell["type"] == "DP16KD"
+            for port, bits in cell["connections"].items() if bits and cell["port_directions"][port] == "output"}
+    found = {}
+    for name, cell in module["cells"].items():
+        read = [rams[bit] for port, bits in cell["connections"].items() if cell["port_directions"][port] == "input"
+                for bit in bits if bit in rams]
+        found[name] = (_natural(min(read, default=name)), _natural(name))
+    return found
 
 
 def _loads(module: Module) -> Loads:

@@ -6,7 +6,7 @@ tests/test_resources.py holds them to. Block RAMs follow the rule by which Yosys
 parameters that no channel of a network uses fall away in synthesis, and are counted here.
 Machines with external memory or loadable memories need more than this says: the DMA engines, the write ports' copies.
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hwgen.config import MachineConfig
@@ -18,6 +18,10 @@ from hwgen.weights import BANK_ROWS, SLICE_BITS
 
 WIDE = (512, 36)
 """(words, bits) of a DP16KD with one port that only reads and one that only writes; `BLOCK_RAM`: with two that do both."""
+ROM_OF_LUTS = 128
+"""Built-in rows up to which Yosys makes a memory with two ports of LUTs: 80 rows were, 288 were not."""
+ROM_LUTS = 1.35
+"""LUTs of 16 such rows, for each bit and port, with their share of the choice among them."""
 SHALLOW = 64
 """Built-in words up to which Yosys makes a memory with one port of LUTs: too few to count."""
 
@@ -61,26 +65,41 @@ def _memories(m: MachineConfig) -> Iterable[tuple[int, int, int, bool]]:
             yield bits, words, count, count == 1 and (not scratchpad or words <= WIDE[0])
 
 
-def _weights(m: MachineConfig) -> tuple[int, float]:
-    """DP16KD of the weight memory and LUTs that choose among its banks; of several, the last one is taken for half as wide.
+def slice_rows(words: Sequence[int], width: int) -> list[int]:
+    """Rows of each slice of a built-in weight memory (`hwgen.weights`) of `width` bits, up to its last one that is not 0."""
+    return [max((row + 1 for row, word in enumerate(words) if word >> low & (1 << min(SLICE_BITS, width - low)) - 1), default=0)
+            for low in range(0, width, SLICE_BITS)]
 
-    (The compiler puts the tiles with few channels there; how wide they are, only the network tells.)
+
+def _weights(m: MachineConfig, rows: Sequence[int]) -> tuple[float, float]:
+    """DP16KD of the weight memory, and LUTs: small slices, and the choice among the banks of the others.
+
+    `rows`: as `slice_rows` gives them. Without them all slices are taken as full, but for half of the last of several banks (the
+    compiler puts the tiles with few channels there).
     """
     bits, words = local_shapes(m)[Memory.WEIGHTS]
-    banks = [min(BANK_ROWS, words - first) for first in range(0, words, BANK_ROWS)]
-    slices = [min(SLICE_BITS, bits - low) for low in range(0, bits, SLICE_BITS)]
-    ports = m.rows_per_cycle
-    each = [sum(block_rams(width, rows, ports, ports == 1)[0] for width in slices) for rows in banks]
-    rams = sum(each) - (each[-1] // 2 if len(each) > 1 else 0)
-    # an AND-OR of the banks' outputs; a single one is gated by its register's reset
-    return rams, 0.0 if len(banks) == 1 else bits * ports * -(-(2 * len(banks) - 1) // 3)
+    ports, rams, luts = m.rows_per_cycle, 0.0, 0.0
+    widths = [min(SLICE_BITS, bits - low) for low in range(0, bits, SLICE_BITS)]
+    for width, used in zip(widths, rows or [words] * len(widths), strict=True):
+        banks = [min(BANK_ROWS, used - first) for first in range(0, used, BANK_ROWS)]
+        each = [0 if deep <= ROM_OF_LUTS else block_rams(width, deep, ports, ports == 1)[0] for deep in banks]
+        rams += sum(each) - (each[-1] / 2 if len(each) > 1 and not rows else 0)
+        luts += sum(_rom_luts(width, deep, ports) for deep in banks if deep <= ROM_OF_LUTS)
+        # an AND-OR of the banks' outputs; a single one is gated by its register's reset
+        luts += 0 if len(banks) <= 1 else width * ports * -(-(2 * len(banks) - 1) // 3)
+    return rams, luts
+
+
+def _rom_luts(bits: int, words: int, ports: int) -> float:
+    return bits * ports * ROM_LUTS * (1 << (words - 1).bit_length()) / 16
 
 
 # Coefficients of `features`: what stands once (registers, sequencer, loader, attention's counters); a lane (accumulator, fire
 # buffer, packing, spike words on their way); a fire lane (two neurons, residual, result queue); an attention row (LFSR, ROM
-# address) and a channel of it (products, popcounts, sums, its firing).
-LUTS = (4852, 193, 1275, 217, 178)
-REGISTERS = (3350, 201, 774, 158, 86.5)
+# address) and a channel of it (products, popcounts, sums, its firing). Three machines do not determine five numbers: of those
+# that meet the three, they are the nearest to the ones fitted to earlier hardware (relative least squares).
+LUTS = (4038, 248, 826, 217, 211)
+REGISTERS = (3511, 239, 843, 154, 66)
 BANK_LUTS = 0.6
 """LUTs of a memory's output choice, for each bit, port and bank after the first."""
 
@@ -92,12 +111,18 @@ def features(m: MachineConfig) -> tuple[float, ...]:
             m.attention_rows * m.head_lanes * planes)
 
 
-def estimate(m: MachineConfig) -> Resources:
-    """Resources of machine `m` (no depth 0) with its memories built in. ValueError where a depth is still automatic."""
+def estimate(m: MachineConfig, rows: Sequence[int] = ()) -> Resources:
+    """Resources of machine `m` (no depth 0) with its memories built in. ValueError where a depth is still automatic.
+
+    `rows`: how full each slice of the weight memory is (`slice_rows`), where the network is known: narrow tiles leave some empty.
+    """
     if not all((m.weight_rows, m.spike_words, m.stream_words, m.param_words, m.rom_words, m.descriptors)):
         raise ValueError("estimate needs a machine of known memory depths: compile a network for it first")
-    rams, choice = _weights(m)
+    rams, choice = _weights(m, rows)
     for bits, words, ports, wide in _memories(m):
+        if ports > 1 and words <= ROM_OF_LUTS:  # the ROM of few levels: the only other memory with more ports than one
+            choice += _rom_luts(bits, words, ports)
+            continue
         count, banks = block_rams(bits, words, ports, wide)
         rams += count
         choice += BANK_LUTS * bits * ports * (banks - 1)

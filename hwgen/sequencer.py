@@ -22,8 +22,8 @@ FETCH_CYCLES = Jump.CYCLES + 4
 class Sequencer(wiring.Component):
     """`run` pulse: `images` runs of the program from descriptor `first`; `finished` pulse at the end.
 
-    `start[kind]` pulses with `payload`, `header` and `mask_state` stable until the unit's `done` (`in_gemm`, `in_attention`: the
-    header's kind, decoded). `dispatch` pulses with
+    `start[kind]` pulses with `payload`, which lasts for that cycle only, `header` and `mask_state`, stable until the unit's
+    `done` (`in_gemm`, `in_attention`: the header's kind, decoded). `dispatch` pulses with
     each descriptor, `image_done` with each END. An unknown kind raises BAD_DESCRIPTOR and stops; any error (`failed`) stops
     with `halt`. A descriptor whose header says `results` waits until the result stream is idle, and each one until `reads`
     and `writes` (transfers done in the image) have reached what its sync word asks: `stalled` is high in the cycles in
@@ -138,6 +138,7 @@ class Sequencer(wiring.Component):
             self.dispatch.eq(dispatch),
             self.descriptor.eq(pc),
             self.busy.eq(running),
+            self.payload.eq(Cat(words[part + 2] for part in range(DESCRIPTOR_WORDS - 2))),
         ]
         starts = ((Kind.IMAGE, self.start_image), (Kind.GEMM, self.start_gemm), (Kind.ATTENTION, self.start_attention))
         m.d.sync += [starting.eq(0), *(start.eq(0) for _, start in starts)]
@@ -155,7 +156,6 @@ class Sequencer(wiring.Component):
         with m.Elif(dispatch):
             m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result),
                          self.in_gemm.eq(next_header.kind == Kind.GEMM), self.in_attention.eq(next_header.kind == Kind.ATTENTION)]
-            m.d.sync += [self.payload.word_select(part, PROGRAM_BITS).eq(words[part + 2]) for part in range(DESCRIPTOR_WORDS - 2)]
             m.d.comb += begin.eq(1)
             with m.Switch(next_header.kind):
                 with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):

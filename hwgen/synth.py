@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hwgen import netlist
+from hwgen import netlist, resources
 from hwgen.emit import TOP, Build
 from hwgen.files import digest, json_text, write_if_changed
 from hwgen.synth_devices import DEVICES, Device
@@ -170,6 +170,8 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
         "what": "synthesis, place and route" if routed else "synthesis only", "versions": versions,
         "command": f"{Path(yosys).name} -p '{device.script.format(top=WRAPPER, json='netlist.json')}'",
         "used": counts, "share": {name: round(counts[name] / size, 4) for name, size in device.capacity.items()},
+        "weight_rows": resources.slice_rows(build.program.images.weights, build.machine.lanes * build.machine.weight_bits)
+        if build.machine.weights == "initialised" else [],
         "cells": cells, "synthesis_seconds": seconds,
         "seeds": [{name: getattr(result, name) for name in Routed.__slots__} for result in routed],
         "fmax_mhz": None if best is None else best.fmax_mhz,
@@ -224,7 +226,9 @@ def run_tool(command: list[str], folder: Path, log: str) -> None:
     with open(folder / f"{Path(log).stem}.out", "w", encoding="utf-8") as sink:
         done = subprocess.run(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        lines = Path(sink.name).read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+        said = [path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                for path in (folder / log, Path(sink.name)) if path.is_file()]  # quiet Yosys writes to its own log
+        lines = [line for part in said for line in part] or ["no output"]
         errors = [line for line in lines if "ERROR" in line] or lines
         raise SynthError(f"synth: {Path(command[0]).name} failed ({done.returncode}): {errors[-1].strip()} (see {sink.name})")
 

@@ -43,7 +43,7 @@ class Device:
 
 
 ECP5_FLAGS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq",
-              "{frequency}", "--seed", "{seed}", "--router", "router2", "--report", "{report}")
+              "{frequency}", "--seed", "{seed}", "--report", "{report}")
 
 # One LUT each for LUT4; a CCU2C is a slice in carry mode, a DPR16X4 four LUTs as memory (Lattice FPGA-TN-02204).
 ECP5 = Device(
@@ -52,7 +52,7 @@ ECP5 = Device(
     multipliers=("MULT", "ALU54"), capacity={"luts": 83640, "registers": 83640, "block_rams": 208}, block_ram="DP16KD, 18 Kbit",
     router="nextpnr-ecp5",
     place=(*ECP5_FLAGS, "--json", "{json}", "--no-route", "--write", "{placed}"),
-    # The first router rips up half of what it lays on a machine of 64 lanes and does not come to an end; the second does.
+    # nextpnr's first router: its second one loses a tenth of the clock or more.
     route=(*ECP5_FLAGS, "--json", "{placed}", "--no-pack", "--no-place"))
 
 XILINX7 = Device(

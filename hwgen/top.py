@@ -198,6 +198,10 @@ class Accelerator(wiring.Component):
             m.d.sync += [cycles.eq(0), events.eq(0)]
         with m.Elif(sequencer.busy):
             m.d.sync += [cycles.eq(cycles + 1), events.eq(events + gemm.events)]
+        image = Signal(layout(IMAGE))  # the units keep what comes with their start; the loader's is kept here
+        described_image = layout(IMAGE)(sequencer.payload[: layout(IMAGE).size])
+        with m.If(sequencer.start_image):
+            m.d.sync += image.eq(described_image)
         m.d.comb += [
             sequencer.run.eq(csr.start),
             sequencer.first.eq(csr.program_start),
@@ -208,7 +212,7 @@ class Accelerator(wiring.Component):
             gemm.initial.eq(sequencer.initial),
             gemm.last_step.eq(sequencer.last_step),
             attention.initial.eq(sequencer.initial),
-            sequencer.failed.eq(csr.failed),
+            sequencer.failed.eq(csr.failing),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
             sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),
             csr.busy.eq(sequencer.busy | draining),
@@ -221,7 +225,7 @@ class Accelerator(wiring.Component):
             program.read[0].en.eq(sequencer.read.en),
             sequencer.read.data.eq(program.read[0].data),
             loader.start.eq(sequencer.start_image),
-            loader.desc.eq(layout(IMAGE)(sequencer.payload[: layout(IMAGE).size])),
+            loader.desc.eq(Mux(sequencer.start_image, described_image, image)),
             gemm.start.eq(sequencer.start_gemm),
             gemm.desc.eq(layout(GEMM)(sequencer.payload[: layout(GEMM).size])),
             gemm.masked.eq(sequencer.header.masked & csr.mask_enable),
@@ -288,9 +292,11 @@ class Accelerator(wiring.Component):
 
         # Results
         count = gemm.desc.count
-        tail = Signal(range(cfg.fire_lanes + 1))
+        tail, final = Signal(range(cfg.fire_lanes + 1)), Signal()
+        with m.If(sequencer.start_gemm):
+            m.d.sync += [tail.eq(count[: max(1, (cfg.fire_lanes - 1).bit_length())] if cfg.fire_lanes > 1 else 0),
+                         final.eq(gemm.desc.final)]
         m.d.comb += [
-            tail.eq(count[: max(1, (cfg.fire_lanes - 1).bit_length())] if cfg.fire_lanes > 1 else 0),
             result.groups.valid.eq(group_valid),
             result.groups.payload.eq(group),
         ]
@@ -298,7 +304,7 @@ class Accelerator(wiring.Component):
             group_valid.eq(gemm.logits.valid & ~stop),
             group["values"].eq(gemm.logits.data),
             group["count"].eq(Mux(gemm.logits.last & (tail != 0), tail, cfg.fire_lanes)),
-            group["last"].eq(gemm.logits.last & gemm.desc.final),
+            group["last"].eq(gemm.logits.last & final),
         ]
 
         # Trace

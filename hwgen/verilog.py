@@ -4,6 +4,7 @@ in clocked blocks (`hwgen.clocked`).
 Amaranth makes an object of every bit of every memory: 10 of 16 seconds for a machine of 64 lanes. The bytes are the same.
 """
 import gc
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,16 @@ from amaranth.hdl import Elaboratable
 from hwgen import clock_gate
 from hwgen.clocked import clocked
 
+_ESCAPED = re.compile(r"\\\S+\[\S*")
+
 
 def convert(design: Elaboratable, name: str) -> str:
-    """The Verilog text of `design` as module `name`, without source locations, so that it is the same on every machine."""
-    text = clocked(converted(design, name))
+    """The Verilog text of `design` as module `name`, without source locations, so that it is the same on every machine.
+
+    Amaranth names an element of an array `\\acc[0]`: a name that Yosys 0.70 takes for bit 0 of `acc` when it reads back what ABC9
+    made, and then dies of where both are there (Assert in rtlil.cc:3091). Here it is `\\acc_0_`.
+    """
+    text = _ESCAPED.sub(lambda found: found[0].replace("[", "_").replace("]", "_"), clocked(converted(design, name)))
     return text + clock_gate.VERILOG if f"  {clock_gate.GATE} " in text else text
 
 

@@ -159,7 +159,7 @@ def synthesis(s: Setting) -> Figures:
     report = json.loads(PLACED.read_text(encoding="utf-8"))
     rows = []
     for entry in json.loads(SYNTHESISED.read_text(encoding="utf-8")):
-        found = dataclasses.asdict(estimate(MachineConfig(**entry["machine"])))
+        found = dataclasses.asdict(estimate(MachineConfig(**entry["machine"]), entry["weight_rows"]))
         rows.append({"name": entry["name"], "fitted": entry["fitted"], "estimate": found, "synthesised": entry["used"],
                      "error": {name: found[name] / entry["used"][name] - 1 for name in found}})
     return {"fmax_mhz": report["fmax_mhz"], "lut_fraction": report["share"]["luts"],

@@ -67,7 +67,7 @@ def time_steps(machine: MachineConfig, steps: int | None) -> int:
     if not machine.stepwise:
         raise ValueError(f"steps = {steps}: this machine fires in one step: set [machine] firing = \"stepwise\"")
     if not 1 <= steps <= machine.steps:
-        raise ValueError(f"steps must be 1 to {machine.steps} on this machine, not {steps}: set [machine] steps = {steps}")
+        raise ValueError(f"steps must be 1 to {machine.steps} on this machine, not {steps}: [machine] steps says how many it has")
     return steps
 
 

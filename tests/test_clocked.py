@@ -1,7 +1,9 @@
 """hwgen/clocked.py: which registers move into clocked blocks, and how. That nothing else changes is what all RTL benches show."""
+import re
+
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.clocked import clocked
@@ -74,3 +76,23 @@ def test_what_amaranth_writes_is_recognised() -> None:
     before, after = converted(Counter(), "top"), convert(Counter(), "top")
     assert "always @*" in before and "always @(posedge clk) begin\n" not in before
     assert "always @*" not in after and "always @(posedge clk) begin\n" in after
+
+
+class Elements(wiring.Component):
+    """A register of two elements, which go round."""
+
+    out: Out(8)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        both = Signal(data.ArrayLayout(4, 2))
+        m.d.sync += [both[0].eq(both[1]), both[1].eq(both[0] + 1)]
+        m.d.comb += self.out.eq(both)
+        return m
+
+
+def test_no_name_looks_like_a_bit_of_another() -> None:
+    """Of such names Yosys 0.70 dies (hwgen/verilog.py)."""
+    before, after = converted(Elements(), "top"), convert(Elements(), "top")
+    assert re.search(r"\\\S+\[1\]", before)
+    assert not re.search(r"\\\S+\[", after) and r"\both_1_" in after

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.netlist import absorb_output_registers, copy_drivers, improve
+from hwgen.netlist import SITE_ROWS, SITES, absorb_output_registers, choose_sites, copy_drivers, improve
 
 CYCLES = 40
 Wires = dict[str, list[Any]]
@@ -147,13 +147,50 @@ def test_absorbing_a_register_with_an_enable_would_be_seen() -> None:
 def test_copies_share_the_loads(most: int) -> None:
     module = design()
     before = simulate(module)
-    made = copy_drivers(module, most)
+    made = sum(copy_drivers(module, kind, most) for kind in ("LUT4", "TRELLIS_FF"))
     assert (made > 0) == (most < 100) and simulate(module) == before
     for driver in (c for c in module["cells"].values() if c["type"] == "TRELLIS_FF"):  # (a LUT may have more copies as loads)
         bit = driver["connections"]["Q"][0]
         readers = sum(bits.count(bit) for c in module["cells"].values() for port, bits in c["connections"].items()
                       if c["port_directions"][port] == "input")
         assert readers <= most
+
+
+def test_loads_are_grouped_by_the_block_ram_that_they_read() -> None:
+    """Loads by turns of two block RAMs, not in the order of their names: each copy drives those of one."""
+    module = design()
+    module["cells"]["enable"] = register(12, 99)
+    for number, row in enumerate(("slice10", "slice2")):
+        module["cells"][row] = cell("DP16KD", {}, {"DOA0": [100 + number]})
+    for number in range(8):
+        module["cells"][f"load{number}"] = cell("LUT4", {"A": [99], "B": [100 + number % 2]}, {"Z": [110 + number]})
+    copy_drivers(module, "TRELLIS_FF", 4)
+    drivers = [{tuple(module["cells"][f"load{number}"]["connections"]["A"]) for number in range(first, 8, 2)}
+               for first in range(2)]
+    assert all(len(bits) == 1 for bits in drivers) and drivers[0] != drivers[1]
+
+
+def weights(slices: int, banks: int) -> dict[str, Any]:
+    names = [f"machine.weights.slice{number}_bank{bank}.memory.0.{bits}"
+             for bank in range(banks) for bits in range(4) for number in range(slices)]
+    return {"cells": {name: cell("DP16KD", {}, {}) for name in [*names, "machine.params.memory.0.0"]}}
+
+
+def test_many_block_rams_of_weights_get_sites_in_a_line() -> None:
+    module = weights(8, 4)
+    assert choose_sites(module) == 128 and "attributes" not in module["cells"]["machine.params.memory.0.0"]
+    sites = {name: part["attributes"]["BEL"] for name, part in module["cells"].items() if "weights" in name}
+    known = {f"X{column}/Y{row}/EBR{place}" for column, place in SITES for row in SITE_ROWS}
+    assert len(set(sites.values())) == 128 and set(sites.values()) <= known
+    columns = [int(sites[f"machine.weights.slice3_bank{bank}.memory.0.2"][1:].split("/")[0]) for bank in range(4)]
+    assert max(columns) - min(columns) == 6  # the same bits of different rows lie in one block of four
+
+
+@pytest.mark.parametrize(("slices", "banks"), [(1, 1), (13, 1), (10, 4)])
+def test_few_block_rams_of_weights_or_too_many_are_left_to_the_placer(slices: int, banks: int) -> None:
+    module = weights(slices, banks)
+    kept = copy.deepcopy(module)
+    assert choose_sites(module) == 0 and module == kept
 
 
 def test_a_file_is_improved_and_counted(tmp_path: Path) -> None:

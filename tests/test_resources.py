@@ -15,7 +15,7 @@ PERCENT = 15
 
 def errors(entry: dict[str, Any]) -> dict[str, float]:
     """(estimate / synthesised - 1) in percent."""
-    found = estimate(MachineConfig(**entry["machine"]))
+    found = estimate(MachineConfig(**entry["machine"]), entry["weight_rows"])
     return {name: 100 * (getattr(found, name) / entry["used"][name] - 1) for name in ("luts", "registers", "block_rams")}
 
 
@@ -26,7 +26,7 @@ def test_estimate_is_near_what_was_synthesised(entry: dict[str, Any]) -> None:
 
 
 def test_one_machine_was_not_fitted() -> None:
-    assert any(not entry["fitted"] for entry in SYNTHESISED) and sum(entry["fitted"] for entry in SYNTHESISED) >= 2
+    assert any(not entry["fitted"] for entry in SYNTHESISED) and sum(entry["fitted"] for entry in SYNTHESISED) >= 3
 
 
 @pytest.mark.parametrize(("shape", "expected"), [

@@ -138,7 +138,7 @@ def test_the_serial_divider_is_only_there_where_it_is_needed(builds: Path) -> No
 def test_refusals(builds: Path) -> None:
     case = KNOWN["w2-L7"]
     network = random_network(case.model, 1)
-    with pytest.raises(ValueError, match="steps must be 1 to 16 on this machine, not 17: set "):
+    with pytest.raises(ValueError, match="steps must be 1 to 16 on this machine, not 17: .machine. steps says"):
         run_case(builds, "w2-L7", 17, 0.0)
     with pytest.raises(ValueError, match="steps = 4: this machine fires in one step: set"):
         simulate(config_of(case, 0.0), network, random_images(case.model, 1, 1), folder=builds / "exact", steps=4,

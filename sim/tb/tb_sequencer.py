@@ -225,8 +225,8 @@ class Bench:
                 held, masked = self._job()
                 board.check((cycle, name, held if masked else (*held[:2], 0)))
                 done_at = cycle + next(durations)
-            if not outputs and cycle <= done_at and not stopped:
-                assert self._job()[0] == held, f"the job changed in cycle {cycle}, its unit is done in {done_at}"
+            if not outputs and held and cycle <= done_at and not stopped:
+                assert self._job()[0][::2] == held[::2], f"the job changed in cycle {cycle}, its unit is done in {done_at}"
             if int(dut.stalled.value) or (mutated("stalled") and cycle == 0):
                 board.check((cycle, "stalled", ()))
             if int(dut.busy.value):
