@@ -112,12 +112,15 @@ def features(m: MachineConfig) -> tuple[float, ...]:
 
 
 def estimate(m: MachineConfig, rows: Sequence[int] = ()) -> Resources:
-    """Resources of machine `m` (no depth 0) with its memories built in. ValueError where a depth is still automatic.
+    """Resources of machine `m` (no depth 0) with its memories built in. ValueError where a depth is still automatic, or it fires
+    step by step: none of those was synthesised to fit it to.
 
     `rows`: how full each slice of the weight memory is (`slice_rows`), where the network is known: narrow tiles leave some empty.
     """
     if not all((m.weight_rows, m.spike_words, m.stream_words, m.param_words, m.rom_words, m.descriptors)):
         raise ValueError("estimate needs a machine of known memory depths: compile a network for it first")
+    if m.stepwise:
+        raise ValueError("estimate knows no machine with firing = \"stepwise\": synthesise it (make synth)")
     rams, choice = _weights(m, rows)
     for bits, words, ports, wide in _memories(m):
         if ports > 1 and words <= ROM_OF_LUTS:  # the ROM of few levels: the only other memory with more ports than one

@@ -37,6 +37,9 @@ def test_block_rams_follow_yosys(shape: tuple[int, int, int], expected: tuple[in
     assert block_rams(*shape) == expected
 
 
-def test_a_machine_of_unknown_depths_is_refused() -> None:
+def test_a_machine_that_it_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="known memory depths"):
         estimate(MachineConfig())
+    known = next(entry["machine"] for entry in SYNTHESISED)
+    with pytest.raises(ValueError, match="no machine with firing = .stepwise.: synthesise it"):
+        estimate(MachineConfig(**(known | {"firing": "stepwise", "planes": 1})))
