@@ -28,7 +28,8 @@ class AttentionUnit(wiring.Component):
 
     Ports: `start`, one cycle, with `desc` (`hwgen.attention_desc`) and `mask_state`,
     the LFSR state before the first draw of the layer's first score row, valid in that cycle; `done`, one cycle, after
-    the last write; `spike_read`, `spike_write`: one word a cycle each, never refused; `rom`: A read ports (A = attention_rows)
+    the last write; `spike_read`, `spike_write`: one word a cycle each, never refused, and what
+    was read comes two cycles after its address (`hwgen.memory.taken_over`); `rom`: A read ports (A = attention_rows)
     of {den, num}, num in the low `rom_bits`. The next `start` may come in the cycle after `done`. Input and output
     regions must not overlap. Stepwise, `initial` (a level) is high in the first time step.
     Each token's whole output words are written, lanes without a channel as 0.

@@ -124,7 +124,7 @@ class AttentionLoader(wiring.Component):
             "write": Out(buffer_write_signature(machine))})
 
     def elaborate(self, platform: object) -> Module:
-        """Address, port, raw word, aligned word: four registers from the counters to the buffers."""
+        """Address, port, word, aligned word: four registers from the counters to the buffers; the third is the scratchpad's."""
         m, desc = Module(), self.desc
         walk = WindowWalk(m, desc, desc.input)
         run, ending = Signal(), Signal(2)
@@ -186,10 +186,7 @@ class AttentionLoader(wiring.Component):
             later = Signal(len(stage), name=f"stage{i + 1}")
             m.d.sync += later.eq(stage)
             stage = later
-            if i == 1:
-                raw = Signal(self.machine.word_bits, reset_less=True)
-                m.d.sync += raw.eq(self.spike_read.data)
-        self._align(m, raw, _split(stage, (1, 2, len(index), len(part), len(lane))))
+        self._align(m, self.spike_read.data, _split(stage, (1, 2, len(index), len(part), len(lane))))
         return m
 
     def _align(self, m: Module, raw: Value, fields: Sequence[Value]) -> None:

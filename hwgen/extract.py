@@ -50,6 +50,7 @@ def emission(m: MachineConfig) -> data.StructLayout:
 class Extractor(wiring.Component):
     """Event extractor of one GEMM descriptor: `start` pulse, then spike reads, then emissions until the last token's last event.
 
+    `word`: what was read, behind a register (`hwgen.memory.taken_over`) that `take` moves with the fetcher's other stages.
     `hold` (in): while high, an emission that would end a token waits. `ending` (out) tells that this cycle's emission ends one.
     """
 
@@ -57,7 +58,7 @@ class Extractor(wiring.Component):
         self.m = m
         super().__init__({
             "start": In(1), "desc": In(layout(GEMM)),
-            "address": Out(ADDRESS_BITS), "en": Out(1), "word": In(m.word_bits),
+            "address": Out(ADDRESS_BITS), "en": Out(1), "take": Out(1), "word": In(m.word_bits),
             "out": Out(emission(m)), "hold": In(1), "ending": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
@@ -97,11 +98,8 @@ class Extractor(wiring.Component):
         with m.If(advance):
             m.d.sync += self.address.eq(skidded.address)
         self._walk(m, walked, ~full)
-        m.d.comb += self.en.eq(tags[1].valid & tags[1].inside & advance)
+        m.d.comb += [self.en.eq(tags[1].valid & tags[1].inside & advance), self.take.eq(advance)]
 
-        word = Signal(self.m.word_bits, reset_less=True)
-        with m.If(advance):
-            m.d.sync += word.eq(self.word)
         entry, push, some, fresh = Signal(vector), Signal(), Signal(planes), Signal(init=1)
         bits = []  # of a plane, being counted
         for p in range(planes):
@@ -119,7 +117,7 @@ class Extractor(wiring.Component):
             with m.If(advance):
                 # no events where no word was read
                 looked = tags[3].taken[p] & tags[3].inside
-                m.d.sync += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
+                m.d.sync += [picked.eq(Cat(self.word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
                              counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
                              count.eq(sum(counts[1:], counts[0]))]
             m.d.comb += [entry.bits[p].eq(judged_bits), entry.count[p].eq(count)]

@@ -23,7 +23,7 @@ class GemmEngine(wiring.Component):
         super().__init__({
             "start": In(1), "done": Out(1), "desc": In(layout(GEMM)), "masked": In(1), "mask_state": In(WIDTH),
             "override": In(1), "override_ratio": In(8), "initial": In(1), "last_step": In(1),
-            "spike_read": Out(wiring.Signature({**read, "data": In(m.word_bits)})),
+            "spike_read": Out(wiring.Signature({**read, "take": Out(1), "data": In(m.word_bits)})),
             "spike_write": Out(wiring.Signature({**write, "data": Out(m.word_bits)})),
             "weight_read": Out(wiring.Signature({**read, "data": In(m.lanes * m.weight_bits)})).array(m.rows_per_cycle),
             "neuron_read": Out(wiring.Signature({**read, "data": In(neuron_words(m))})),
@@ -44,7 +44,7 @@ class GemmEngine(wiring.Component):
             m.d.sync += desc.eq(self.desc)
         m.d.comb += [
             extract.start.eq(start), extract.desc.eq(desc), extract.word.eq(self.spike_read.data),
-            self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en),
+            self.spike_read.address.eq(extract.address), self.spike_read.en.eq(extract.en), self.spike_read.take.eq(extract.take),
             lanes.events.eq(extract.out),
             self.events.eq(Mux(extract.out.valid, sum(plane.any() for plane in extract.out.plane), 0)),
             fire.start.eq(start), fire.desc.eq(desc), fire.masked.eq(self.masked),

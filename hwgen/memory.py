@@ -1,13 +1,17 @@
 """The machine's memories: signatures of their ports, a memory of rows read twice a cycle, and a scratchpad.
 
 Reads are synchronous: address and `en` in cycle c, data in cycle c + 1, held while `en` is 0. A write is in the memory
-for reads of the next cycle on. What a read gives of an address that is written in the same cycle is not defined, and
-no client relies on it.
+for reads of the next cycle on. What a read gives of an address that is written in the same cycle is not defined, and no
+client relies on it (tests/test_collisions_rtl.py). Yosys is told so (`UNCHECKED`): it would otherwise keep the old word, by
+comparing addresses, and with a register and a multiplexer behind each output.
+
+Readers of the spike scratchpad get its words from a register behind it (`taken_over`), a cycle later: one register for all of them,
+so that it can be the block RAM's own.
 """
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Elaboratable, Module
+from amaranth.hdl import Cat, Elaboratable, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
@@ -20,6 +24,9 @@ def address_bits(depth: int) -> int:
         raise ValueError(f"a memory needs at least 1 word, not {depth!r}")
     return max(1, ceil_log2(depth))
 
+
+UNCHECKED = {"no_rw_check": 1}
+"""Attribute of a memory for Yosys: what is read of an address that is being written does not matter."""
 
 BLOCK_RAM = ((1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 """(words, bits) of a block RAM of 18 Kbit with two ports."""
@@ -45,6 +52,14 @@ def check_words(width: int, depth: int, init: Sequence[int]) -> None:
     for index, word in enumerate(init):
         if not 0 <= word < 1 << width:
             raise ValueError(f"initial word {index} ({word:#x}) does not fit {width} bits")
+
+
+def taken_over(m: Module, data: Value, take: Value) -> Signal:
+    """A register that takes `data`, what a memory read, in each cycle with `take`."""
+    word = Signal(len(data), name="taken_over", reset_less=True)
+    with m.If(take):
+        m.d.sync += word.eq(data)
+    return word
 
 
 class RowMemory(wiring.Component):
@@ -75,7 +90,7 @@ class RowMemory(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         if self.loadable:
-            m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
+            m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init, attrs=UNCHECKED)
             for port in self.read:
                 _join_read(m, memory, port)
             _join_write(m, memory, self.write)
@@ -114,7 +129,7 @@ class Scratchpad(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
+        m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init, attrs=UNCHECKED)
         _join_read(m, memory, self.read)
         _join_write(m, memory, self.write)
         return m

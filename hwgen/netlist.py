@@ -1,8 +1,8 @@
 """Three passes over Yosys' ECP5 netlist, before it is placed. None changes what any register holds in any cycle.
 
 *Output registers*: a DP16KD can delay its outputs by a cycle. Where each output of a port goes to nothing but a register that
-takes it over in every cycle, with the same clock, no reset and first value 0, that is what these registers do; so they move into
-the block RAM, whose output then comes almost 5 ns earlier.
+takes it over, all in the same cycles, with the same clock, no reset and first value 0, that is what these registers do; so they
+move into the block RAM, whose output then comes almost 5 ns earlier.
 *Copies*: a register or LUT with many loads gets copies with the same inputs, each of which drives some of the loads, neighbours
 by name (by that of the block RAM that a load also reads, where there is one): one wire need not reach everywhere.
 *Sites*: where the weight memory takes more block RAMs than a row of them has on the chip, each gets a site: those that hold the
@@ -52,6 +52,7 @@ def absorb_output_registers(module: Module) -> int:
             registers = _registers_behind(ram, side, cells, loads)
             if registers:
                 ram["parameters"][f"REGMODE_{side}"] = "OUTREG"
+                ram["connections"][f"OCE{side}"] = list(_enable(cells[next(iter(registers.values()))]))
             for port, name in registers.items():
                 ram["connections"][port] = cells.pop(name)["connections"]["Q"]
                 gone += 1
@@ -75,14 +76,19 @@ def _registers_behind(ram: Module, side: str, cells: Module, loads: Loads) -> di
         if not fit or len(readers) > 1 or pin != "DI" or not _takes_over(cells[name], wires[f"CLK{side}"]):
             return {}
         found[port] = name
-    return found
+    return found if len({_enable(cells[name]) for name in found.values()}) == 1 else {}
 
 
 def _takes_over(cell: Module, clock: list[Any]) -> bool:
-    """Whether `cell` is a register that holds its input of the cycle before, always, and 0 at first."""
+    """Whether `cell` is a register that does nothing but take its input, perhaps when enabled, and holds 0 at first."""
     parameters, wires = cell["parameters"], cell["connections"]
     return bool(cell["type"] == "TRELLIS_FF" and wires["CLK"] == clock and parameters["CLKMUX"] == "CLK"
-                and parameters["CEMUX"].strip() == "1" and wires.get("LSR", ["0"]) == ["0"] and parameters["REGSET"] == "RESET")
+                and parameters["CEMUX"].strip() in ("1", "CE") and wires.get("LSR", ["0"]) == ["0"] and parameters["REGSET"] == "RESET")
+
+
+def _enable(register: Module) -> tuple[int | str, ...]:
+    """The wire that lets a register take its input: "1" for always."""
+    return tuple(register["connections"]["CE"]) if register["parameters"]["CEMUX"].strip() == "CE" else ("1",)
 
 
 def copy_drivers(module: Module, kind: str, most: int) -> int:

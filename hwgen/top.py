@@ -23,7 +23,7 @@ from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
 from hwgen.dma import Dma, axi_signature
 from hwgen.gemm import GemmEngine
 from hwgen.loader import Loader
-from hwgen.memory import RowMemory, Scratchpad, address_bits
+from hwgen.memory import RowMemory, Scratchpad, address_bits, taken_over
 from hwgen.registers import ErrorCode, LoadTarget
 from hwgen.result import ResultStream, group_layout
 from hwgen.sequencer import Sequencer
@@ -250,9 +250,9 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             spikes.read.address.eq(Mux(in_attention, attention.spike_read.address, gemm.spike_read.address)),
             spikes.read.en.eq(Mux(in_attention, attention.spike_read.en, gemm.spike_read.en)),
-            gemm.spike_read.data.eq(spikes.read.data),
-            attention.spike_read.data.eq(spikes.read.data),
         ]
+        word = taken_over(m, spikes.read.data, gemm.spike_read.take)  # the extractor at rest takes always
+        m.d.comb += [gemm.spike_read.data.eq(word), attention.spike_read.data.eq(word)]
         write = spikes.write
         with m.If(in_attention):
             source = attention.spike_write

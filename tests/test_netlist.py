@@ -80,10 +80,12 @@ def simulate(module: dict[str, Any]) -> list[list[int]]:
                 loads = part["parameters"]["CEMUX"] != "CE" or read(wires["CE"][0])
                 following[wires["Q"][0]] = read(wires["DI"][0]) if loads else value[wires["Q"][0]]
             elif part["type"] == "DP16KD":
+                if part["parameters"]["REGMODE_A"] == "OUTREG" and not read(wires["OCEA"][0]):
+                    following |= {wires[f"DOA{place}"][0]: value[wires[f"DOA{place}"][0]] for place in range(3)}
                 word = 5 * (read(wires["ADA4"][0]) + 2 * read(wires["ADA5"][0])) + 3
                 for place in range(3):
                     bit, now = wires[f"DOA{place}"][0], word >> place & 1
-                    following[bit] = late.get(place, 0) if part["parameters"]["REGMODE_A"] == "OUTREG" else now
+                    following.setdefault(bit, late.get(place, 0) if part["parameters"]["REGMODE_A"] == "OUTREG" else now)
                     late[place] = now
         seen.append([read(bit) for bit in module["ports"]["out"]["bits"]])
         state = following
@@ -98,6 +100,29 @@ def test_registers_behind_a_block_ram_move_into_it() -> None:
     assert module["cells"]["ram"]["parameters"]["REGMODE_A"] == "OUTREG"
     assert module["cells"]["ram"]["parameters"]["REGMODE_B"] == "NOREG"
     assert simulate(module) == before
+
+
+def enabled(wires: list[int]) -> dict[str, Any]:
+    """The registers behind the block RAM take its outputs only when their wire is 1."""
+    module = design()
+    for bit, wire in enumerate(wires):
+        module["cells"][f"taken{bit}"] = register(20 + bit, 30 + bit, ce=wire)
+    return module
+
+
+def test_registers_with_one_enable_move_with_it() -> None:
+    module = enabled([10, 10, 10])
+    before = simulate(module)
+    assert before != simulate(design()) and absorb_output_registers(module) == 3
+    assert module["cells"]["ram"]["connections"]["OCEA"] == [10] and simulate(module) == before
+    module["cells"]["ram"]["connections"]["OCEA"] = [11]
+    assert simulate(module) != before
+
+
+def test_registers_with_different_enables_stay() -> None:
+    module = enabled([10, 11, 10])
+    kept = copy.deepcopy(module)
+    assert absorb_output_registers(module) == 0 and module == kept
 
 
 def spoilt(change: str) -> dict[str, Any]:

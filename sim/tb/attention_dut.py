@@ -2,14 +2,14 @@
 from dataclasses import replace
 from functools import lru_cache
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.attention import AttentionUnit
 from hwgen.attention_desc import ADDRESS_BITS, AttentionDescriptor
 from hwgen.config import MachineConfig
-from hwgen.memory import RowMemory, Scratchpad
+from hwgen.memory import RowMemory, Scratchpad, taken_over
 from hwgen.verilog import convert
 from model.masking import WIDTH
 
@@ -72,7 +72,7 @@ class AttentionDut(wiring.Component):
             unit.mask_state.eq(Mux(second, self.mask_state1, self.mask_state0)), unit.initial.eq(self.first_step),
             spikes.read.address.eq(Mux(busy, unit.spike_read.address, self.look_address)),
             spikes.read.en.eq(Mux(busy, unit.spike_read.en, 1)),
-            unit.spike_read.data.eq(spikes.read.data), self.look_data.eq(spikes.read.data),
+            unit.spike_read.data.eq(taken_over(m, spikes.read.data, Const(1))), self.look_data.eq(spikes.read.data),
             spikes.write.address.eq(unit.spike_write.address), spikes.write.data.eq(unit.spike_write.data),
             spikes.write.en.eq(unit.spike_write.en),
             rom.write.address.eq(self.load_address), rom.write.data.eq(self.load_data),

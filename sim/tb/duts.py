@@ -21,7 +21,7 @@ from hwgen.fire import FireUnit
 from hwgen.gemm import GemmEngine
 from hwgen.lanes import LaneArray
 from hwgen.lfsr import Jump, draw_bytes, next_row
-from hwgen.memory import RowMemory, Scratchpad, address_bits, read_signature, write_signature
+from hwgen.memory import RowMemory, Scratchpad, address_bits, read_signature, taken_over, write_signature
 from hwgen.parameters import branch_words, neuron_words
 from hwgen.sequencer import Sequencer
 from hwgen.verilog import convert
@@ -136,7 +136,7 @@ class ExtractDut(wiring.Component):
         _load(m, self.load, SPIKES, spikes.write)
         m.d.comb += [extract.start.eq(self.start), extract.desc.eq(self.desc), extract.hold.eq(self.hold),
                      spikes.read.address.eq(extract.address), spikes.read.en.eq(extract.en),
-                     extract.word.eq(spikes.read.data), self.out.eq(extract.out), self.ending.eq(extract.ending),
+                     extract.word.eq(taken_over(m, spikes.read.data, extract.take)), self.out.eq(extract.out), self.ending.eq(extract.ending),
                      self.en.eq(extract.en)]
         return m
 
@@ -252,6 +252,7 @@ class GemmDut(wiring.Component):
             _load(m, self.load, select, memory.write)
             self._look(m, select, memory, busy)
         self._look(m, LOGITS, logits, busy)
+        m.d.comb += engine.spike_read.data.eq(taken_over(m, spikes.read.data, engine.spike_read.take))
         m.d.comb += [logits.write.en.eq(engine.logits.valid), logits.write.address.eq(self.logit_words),
                      logits.write.data.eq(Cat(engine.logits.data, engine.logits.last))]
         _control(m, self, engine)
