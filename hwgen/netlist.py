@@ -83,7 +83,8 @@ def _takes_over(cell: Module, clock: list[Any]) -> bool:
     """Whether `cell` is a register that does nothing but take its input, perhaps when enabled, and holds 0 at first."""
     parameters, wires = cell["parameters"], cell["connections"]
     return bool(cell["type"] == "TRELLIS_FF" and wires["CLK"] == clock and parameters["CLKMUX"] == "CLK"
-                and parameters["CEMUX"].strip() in ("1", "CE") and wires.get("LSR", ["0"]) == ["0"] and parameters["REGSET"] == "RESET")
+                and parameters["CEMUX"].strip() in ("1", "CE") and wires.get("LSR", ["0"]) == ["0"]
+                and parameters["REGSET"] == "RESET")
 
 
 def _enable(register: Module) -> tuple[int | str, ...]:

@@ -136,8 +136,8 @@ class ExtractDut(wiring.Component):
         _load(m, self.load, SPIKES, spikes.write)
         m.d.comb += [extract.start.eq(self.start), extract.desc.eq(self.desc), extract.hold.eq(self.hold),
                      spikes.read.address.eq(extract.address), spikes.read.en.eq(extract.en),
-                     extract.word.eq(taken_over(m, spikes.read.data, extract.take)), self.out.eq(extract.out), self.ending.eq(extract.ending),
-                     self.en.eq(extract.en)]
+                     extract.word.eq(taken_over(m, spikes.read.data, extract.take)),
+                     self.out.eq(extract.out), self.ending.eq(extract.ending), self.en.eq(extract.en)]
         return m
 
 
