@@ -5,8 +5,8 @@ for reads of the next cycle on. What a read gives of an address that is written 
 client relies on it (tests/test_collisions_rtl.py). Yosys is told so (`UNCHECKED`): it would otherwise keep the old word, by
 comparing addresses, and with a register and a multiplexer behind each output.
 
-Readers of the spike scratchpad get its words from a register behind it (`taken_over`), a cycle later: one for all of them, so that
-it can be the block RAM's own.
+Readers of the spike scratchpad get its words from a register behind it (`taken_over`), a cycle later: one for all of them, so
+that it can be the block RAM's own.
 """
 from collections.abc import Sequence
 from typing import Any
