@@ -192,7 +192,9 @@ class FireUnit(wiring.Component):
             second = Mux(drop[2 * n + 5][lane], 0, counts2[lane])
             leaving.append(_registered(m, Mux(norm, second, _clamped(passing[lane], top, high)), PLANES_MAX, "leave", lane))
         self._pack(m, ctl[2 * n + 6], leaving)
-        with m.If(ctl[logit_stage].valid & ctl[logit_stage].final & logits):
+        before, logits_done = ctl[logit_stage - 1], Signal()  # with the last logits; a register: the next unit starts with it
+        m.d.sync += logits_done.eq(before.valid & before.final & logits)
+        with m.If(logits_done):
             m.d.comb += self.done.eq(1)
         return m
 

@@ -71,8 +71,9 @@ class Loader(wiring.Component):
     without TLAST on the image's last beat: STREAM_LONG; `done` then does not come. Until `start`, images wait (tready
     low).
 
-    `error` [8] holds the ErrorCode for one cycle, right after the beat that showed it; what is left of the packet is
-    then taken and dropped up to its TLAST, and the next packet is good again. A `start` that comes meanwhile waits.
+    `error` [8] holds the ErrorCode for one cycle, right after the beat that showed it, in which no beat is taken; what is left
+    of the packet is then taken and dropped up to its TLAST, and the next packet is good again. A `start` that comes meanwhile
+    waits.
     `abort` (pulse) forgets whatever was under way in the same manner, without an error; do not reset the loader
     instead: the rest of a packet would pass for a new one. `loading` is high while a load packet is under way,
     `waiting` while a packet of any kind is offered or under way.
@@ -111,7 +112,10 @@ class Loader(wiring.Component):
         slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
         take, begin, fault = Signal(), Signal(), Signal(8)
         m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
-        m.d.sync += [self.error.eq(fault), self.done.eq(0)]
+        # What follows from a fault waits for these registers, and the packet with it: no path from tready to everything.
+        faulted, cancel = Signal(), Signal()
+        m.d.sync += [self.error.eq(fault), faulted.eq(fault != 0), self.done.eq(0)]
+        m.d.comb += cancel.eq(faulted | self.abort)
         # Image: a whole word goes to the group writer in the cycle after its last beat, or when that is free
         whole, writes = Signal(), Signal()
         m.d.comb += writes.eq(whole & groups.free)
@@ -176,7 +180,7 @@ class Loader(wiring.Component):
 
             with m.Case(_State.LOAD):
                 word_full = slot == last_slot
-                m.d.comb += self.s_axis_tready.eq(1)
+                m.d.comb += self.s_axis_tready.eq(~faulted)
                 with m.If(take & (target != LoadTarget.DISCARD)):
                     with m.If(~known):
                         m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
@@ -190,11 +194,11 @@ class Loader(wiring.Component):
                     m.d.sync += state.eq(_State.LOADED)
 
             with m.Case(_State.LOADED):  # the last word is being written
-                m.d.comb += self.loaded.eq(~self.abort)
+                m.d.comb += self.loaded.eq(~cancel)
                 m.d.sync += state.eq(_State.IDLE)
 
             with m.Case(_State.IMAGE):
-                m.d.comb += self.s_axis_tready.eq(~whole | groups.free)
+                m.d.comb += self.s_axis_tready.eq((~whole | groups.free) & ~faulted)
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
@@ -221,13 +225,13 @@ class Loader(wiring.Component):
                     m.d.sync += state.eq(_State.IDLE)
 
         # a fault or an abort leaves through here, whatever the state
-        m.d.comb += groups.cancel.eq((fault != 0) | self.abort)
-        with m.If(groups.cancel):
+        m.d.comb += groups.cancel.eq(cancel)
+        with m.If(cancel):
             m.d.sync += whole.eq(0)
             still_open = Mux(take, ~self.s_axis_tlast, in_packet)
             m.d.sync += state.eq(Mux(still_open, _State.DRAIN, _State.IDLE))
         with m.If(self.abort):
-            m.d.sync += [start_waits.eq(0), self.error.eq(0), commit.eq(0)]
+            m.d.sync += [start_waits.eq(0), self.error.eq(0), faulted.eq(0), commit.eq(0)]
         return m
 
 
