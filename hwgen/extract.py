@@ -32,6 +32,8 @@ EMIT_STAGES = 2
 """Cycles from naming a vector's events to their rows being on `out`: one-hot, index and address."""
 COUNTED = 16
 """Lanes that are counted together."""
+SEARCHED = 16
+"""Lanes that are searched together for their outermost event: the borrow chain is no longer than that."""
 
 FLAGS = data.StructLayout({"load": 1, "shift": 1, "negate": 1, "last": 1})
 """What becomes of the sums before: dropped, or shifted by a group of planes; whether rows subtract; whether the token ends."""
@@ -210,21 +212,29 @@ class Extractor(wiring.Component):
                      take.eq(~valid | (go & exhausted)), queue.r_en.eq(take)]
         # Port 0 takes the lowest event of the lowest plane that has one, port 1 the highest of the highest (one hot: `outer`).
         outer = [Signal(planes, name=f"plane{port}") for port in range(rows)]
-        # Both are searched for in every plane at once: the choice of the plane would otherwise stand in front of the search.
+        # Both are searched for in every plane and every group of lanes at once: the choice of plane and group would otherwise
+        # stand in front of the search.
         kept: list[list[Signal]] = [[], []]
+        chosen: list[list[Value]] = [[], []]
         left = []
         for p in range(planes):
             for port in range(rows):
-                rest = Signal(lanes, name=f"kept{port}_{p}")  # all but the outermost
-                bits = entry.bits[p]
-                m.d.comb += rest.eq(_without_lowest(bits) if port == 0 else _without_lowest(bits[::-1])[::-1])
+                rest = Signal(lanes, name=f"kept{port}_{p}")  # all but the outermost of each group
+                here = Signal(lanes, name=f"chosen{port}_{p}")  # this cycle's event is in this plane, and in no group before
+                ordered = entry.bits[p] if port == 0 else entry.bits[p][::-1]
+                groups = [ordered[low:low + SEARCHED] for low in range(0, lanes, SEARCHED)]
+                rests = Cat(_without_lowest(group) for group in groups)
+                first_in = Cat((outer[port][p] & ~Cat(group.any() for group in groups[:number]).any()).replicate(len(group))
+                               for number, group in enumerate(groups))
+                m.d.comb += [rest.eq(rests if port == 0 else rests[::-1]), here.eq(first_in if port == 0 else first_in[::-1])]
                 kept[port].append(rest)
+                chosen[port].append(here)
         some = Signal(planes)  # which planes will have events behind this cycle's
         for p in range(planes):
             after = Signal.like(entry.count[p], name=f"after{p}")
             m.d.comb += [after.eq(entry.count[p] - sum((plane[p] for plane in outer[1:]), outer[0][p])), some[p].eq(after != 0)]
             left += [entry.count[p].eq(after), entry.bits[p].eq(_every(
-                (entry.bits[p], *(kept[port][p] | ~plane[p].replicate(lanes) for port, plane in enumerate(outer)))))]
+                (entry.bits[p], *(kept[port][p] | ~chosen[port][p] for port in range(rows)))))]
         with m.If(take):
             m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
                          *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
@@ -242,7 +252,7 @@ class Extractor(wiring.Component):
             m.d.sync += named.plane[1].eq(outer[1] & both.replicate(planes))
         for port in range(rows):
             hot = Signal(lanes, name=f"hot{port}", reset_less=True)
-            m.d.sync += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & outer[port][p].replicate(lanes) for p in range(planes))),
+            m.d.sync += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & chosen[port][p] for p in range(planes))),
                          self.out.row[port].eq(row + _index(hot))]
 
 

@@ -193,11 +193,12 @@ class Accelerator(wiring.Component):
         group = Signal(group_layout(cfg.fire_lanes))  # logits on their way to the result stream
         group_valid = Signal()
         m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid & ~group_valid)
-        cycles, events = Signal(64), Signal(64)
+        cycles, events, taken = Signal(64), Signal(64), Signal.like(gemm.events)
+        m.d.sync += taken.eq(gemm.events)  # no event is in the last cycle of a run
         with m.If(csr.start):
             m.d.sync += [cycles.eq(0), events.eq(0)]
         with m.Elif(sequencer.busy):
-            m.d.sync += [cycles.eq(cycles + 1), events.eq(events + gemm.events)]
+            m.d.sync += [cycles.eq(cycles + 1), events.eq(events + taken)]
         image = Signal(layout(IMAGE))  # the units keep what comes with their start; the loader's is kept here
         described_image = layout(IMAGE)(sequencer.payload[: layout(IMAGE).size])
         with m.If(sequencer.start_image):
