@@ -11,8 +11,9 @@ def test_narrow(bench_dir: Path, any_simulator: str) -> None:
     assert results.passed and not results.failed, results.summary()
 
 
-def test_wide(bench_dir: Path) -> None:
-    results = bench(bench_dir.parent / "builds", "extract", "wide")
+@pytest.mark.parametrize("machine", ["wide", "grouped"])  # grouped: more lanes than are searched together
+def test_two_ports(bench_dir: Path, machine: str) -> None:
+    results = bench(bench_dir.parent / "builds", "extract", machine)
     assert results.passed and not results.failed, results.summary()
 
 

@@ -37,6 +37,7 @@ _STEPS = MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=2, acc_bi
 MACHINES = {
     "narrow": MachineConfig(lanes=8, rows_per_cycle=1, planes=3, fire_lanes=4, queue_depth=2, acc_bits=24),
     "wide": MachineConfig(lanes=16, rows_per_cycle=2, planes=2, fire_lanes=8, queue_depth=5),
+    "grouped": MachineConfig(lanes=32, rows_per_cycle=2, planes=3, fire_lanes=8),
     "binary": MachineConfig(lanes=8, rows_per_cycle=2, planes=1, fire_lanes=8, acc_bits=32, weight_bits=4),
     "deep": MachineConfig(lanes=16, rows_per_cycle=2, planes=4, fire_lanes=2, acc_bits=30),
     "steps": _STEPS,
