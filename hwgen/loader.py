@@ -123,9 +123,10 @@ class Loader(wiring.Component):
             m.d.sync += [whole.eq(0), word.eq(0)]
         kept = Signal(bus)
         m.d.comb += kept.eq(self.s_axis_tdata)
+        with m.If(~whole | groups.free):  # whether or not a beat is there: the last one that is put in a slot is the one taken
+            m.d.sync += word.word_select(slot, bus).eq(kept)
         with m.If(take):
-            m.d.sync += [word.word_select(slot, bus).eq(kept),
-                         slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
+            m.d.sync += [slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
                          in_packet.eq(~self.s_axis_tlast)]
         with m.If(self.start):
             m.d.sync += start_waits.eq(1)

@@ -19,7 +19,9 @@ PAUSE_CYCLES = 500
 
 
 class StreamSource:
-    """Drives `<prefix>_tdata/tvalid/tready/tlast` with queued packets. `idle`: most idle cycles before a beat."""
+    """Drives `<prefix>_tdata/tvalid/tready/tlast` with queued packets. `idle`: most idle cycles before a beat; tdata and
+    tlast then change without a meaning, as AXI allows.
+    """
 
     def __init__(self, dut: Any, prefix: str, clk: Any, idle: int = 0, seed: int = 0) -> None:
         self._clk = clk
@@ -60,9 +62,11 @@ class StreamSource:
                     pause = self._random.randint(0, self._idle)
                     if pause:
                         self._valid.value = 0
+                        self._data.value = self._random.getrandbits(8 * self._bytes)
+                        self._last.value = self._random.getrandbits(1)
                         await ClockCycles(self._clk, pause)
                 self._data.value = int.from_bytes(packet[at:at + self._bytes], "little")
-                if at in (0, end):
+                if at in (0, end) or self._idle:
                     self._last.value = int(at == end)
                 self._valid.value = 1
                 await edge
