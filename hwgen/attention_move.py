@@ -99,14 +99,18 @@ class WindowWalk:
                 self._x.eq(self._right[1]), self._origin_x.eq(self._right[1])]
 
 
-def _shift_lanes(value: Value, lane: Value, machine: MachineConfig, left: bool) -> Value:
-    """`value` moved by `lane` lanes of counts: one multiplexer for each bit of `lane`."""
-    width = len(value)
+def _to_lane(value: Value, lane: Value, machine: MachineConfig) -> Value:
+    """A word with `value` from `lane` on: one multiplexer for each bit of `lane`."""
     for bit in range((machine.lanes - 1).bit_length()):
-        by = machine.planes << bit
-        moved = (value << by)[:width] if left else value >> by
-        value = Mux(lane[bit], moved, value)
-    return value[:width]
+        value = Mux(lane[bit], value << (machine.planes << bit), value)[:machine.word_bits]
+    return value
+
+
+def _from_lane(value: Value, lane: Value, machine: MachineConfig, lanes: int) -> Value:
+    """The `lanes` lanes of a word from `lane` on. Far steps first: the nearer ones then choose between fewer lanes."""
+    for bit in reversed(range((machine.lanes - 1).bit_length())):
+        value = Mux(lane[bit], value >> (machine.planes << bit), value)[:(lanes + (1 << bit) - 1) * machine.planes]
+    return value
 
 
 class AttentionLoader(wiring.Component):
@@ -192,7 +196,7 @@ class AttentionLoader(wiring.Component):
     def _align(self, m: Module, raw: Value, fields: Sequence[Value]) -> None:
         valid, kind, index, part, lane = fields
         count, write = parts(self.machine), self.write
-        aligned = _shift_lanes(raw, lane, self.machine, left=False)
+        aligned = _from_lane(raw, lane, self.machine, min(self.machine.head_lanes, self.machine.lanes))
         m.d.sync += [write.kind.eq(Mux(valid, 1 << kind, 0)), write.index.eq(index), write.part.eq(1 << part),
                      write.data.eq(Cat(aligned for _ in range(count)) if count > 1 else aligned)]
 
@@ -238,7 +242,7 @@ class AttentionOutput(wiring.Component):
         aligned, old = (Signal(machine.word_bits, name=name, reset_less=True) for name in ("aligned", "old"))
         written, ended = Signal(), Signal()
         m.d.sync += [
-            aligned.eq(_shift_lanes(_low_word(row, machine), row_lane, machine, left=True)),
+            aligned.eq(_to_lane(row[:machine.word_bits], row_lane, machine)),
             old.eq(Mux(fresh, 0, read.data)), write.addr.eq(row_index), written.eq(busy),
             self.spike_write.en.eq(busy & emit), self.spike_write.address.eq(address),
             ended.eq(busy & final & (part == desc.parts_last)), self.done.eq(ended)]
@@ -274,9 +278,3 @@ class AttentionOutput(wiring.Component):
                     slots.begin()
                     m.d.sync += [lane.eq(0), word.eq(0)]
         return m
-
-
-def _low_word(row: Value, machine: MachineConfig) -> Value:
-    """The slice's first word, zero extended to a word."""
-    low = row[:machine.word_bits]
-    return Cat(low, Signal(machine.word_bits - len(low), name="zero")) if len(low) < machine.word_bits else low
