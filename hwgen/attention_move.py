@@ -106,9 +106,12 @@ def _to_lane(value: Value, lane: Value, machine: MachineConfig) -> Value:
     return value
 
 
-def _from_lane(value: Value, lane: Value, machine: MachineConfig, lanes: int) -> Value:
-    """The `lanes` lanes of a word from `lane` on. Far steps first: the nearer ones then choose between fewer lanes."""
-    for bit in reversed(range((machine.lanes - 1).bit_length())):
+def _from_lane(value: Value, lane: Value, machine: MachineConfig, lanes: int, steps: range) -> Value:
+    """A word moved down by `lane`, as far as its bits in `steps` say; `lanes` lanes are wanted when all steps are done.
+
+    Far steps first: the nearer ones then choose between fewer lanes.
+    """
+    for bit in reversed(steps):
         value = Mux(lane[bit], value >> (machine.planes << bit), value)[:(lanes + (1 << bit) - 1) * machine.planes]
     return value
 
@@ -194,11 +197,16 @@ class AttentionLoader(wiring.Component):
         return m
 
     def _align(self, m: Module, raw: Value, fields: Sequence[Value]) -> None:
+        """The far steps to the slice's first lane, a register, and the near ones."""
         valid, kind, index, part, lane = fields
-        count, write = parts(self.machine), self.write
-        aligned = _from_lane(raw, lane, self.machine, min(self.machine.head_lanes, self.machine.lanes))
-        m.d.sync += [write.kind.eq(Mux(valid, 1 << kind, 0)), write.index.eq(index), write.part.eq(1 << part),
-                     write.data.eq(Cat(aligned for _ in range(count)) if count > 1 else aligned)]
+        machine, count, write = self.machine, parts(self.machine), self.write
+        lanes, bits = min(machine.head_lanes, machine.lanes), (machine.lanes - 1).bit_length()
+        far = _from_lane(raw, lane, machine, lanes, range(bits // 2, bits))
+        half, near = Signal(len(far), reset_less=True), Signal(bits // 2)
+        m.d.sync += [half.eq(far), near.eq(lane), write.kind.eq(Mux(valid, 1 << kind, 0)), write.index.eq(index),
+                     write.part.eq(1 << part)]
+        aligned = _from_lane(half, near, machine, lanes, range(bits // 2))
+        m.d.comb += write.data.eq(Cat(aligned for _ in range(count)) if count > 1 else aligned)
 
 
 def _split(value: Value, widths: Sequence[int]) -> list[Value]:

@@ -49,12 +49,16 @@ class AttentionSum(wiring.Component):
             sums_d.append(total)
             sums: list[Value] = []
             for c in range(channels):
-                charge = Signal(range(largest * machine.levels + 1), name=f"charge{r}_{c}", reset_less=True)
-                potential = Signal(range(top_n + 1), name=f"sum_n{r}_{c}", reset_less=True)
+                # the charge as a pair of terms: its last addition waits for the sum's
                 gated = [Mux(self.v[c * b + p] & allow, num << p, 0) for p in range(b)]
-                m.d.sync += charge.eq(sum(gated[1:], gated[0]))
+                split = max(1, b - 1)
+                charge = [Signal(range((largest << first) * ((1 << last - first) - 1) + 1), name=f"charge{r}_{c}_{first}",
+                                 reset_less=True) for first, last in ((0, split), (split, b)) if last > first]
+                for term, part in zip(charge, (gated[:split], gated[split:]), strict=False):
+                    m.d.sync += term.eq(sum(part[1:], part[0]))
+                potential = Signal(range(top_n + 1), name=f"sum_n{r}_{c}", reset_less=True)
                 with m.If(self.valid):
-                    m.d.sync += potential.eq(Mux(self.first, 0, potential) + charge)
+                    m.d.sync += potential.eq(sum(charge, Mux(self.first, 0, potential)))
                 sums.append(potential)
             sums_n.append(sums)
         if machine.stepwise:

@@ -19,8 +19,8 @@ from typing import Any
 
 MOST_LOADS = {"LUT4": 64, "TRELLIS_FF": 16}
 """Loads that one LUT or register keeps."""
-OUTPUT_BITS = 18
-"""Outputs of a DP16KD's port."""
+OUTPUT_BITS, WIDE_BITS = 18, 36
+"""Outputs of a DP16KD's port; bits of a port that takes those of both."""
 SITES = tuple((first + 2 * place, place) for first in (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114) for place in range(4))
 """(column, place in its block of four) of the block RAMs in a row of an LFE5U-85F, as nextpnr names them."""
 SITE_ROWS = (70, 46, 22)
@@ -48,26 +48,29 @@ def absorb_output_registers(module: Module) -> int:
     """Moves registers behind DP16KD outputs into the DP16KD; the number of registers that are gone."""
     cells, loads, gone = module["cells"], _loads(module), 0
     for ram in [cell for cell in cells.values() if cell["type"] == "DP16KD"]:
-        for side in "AB":
-            registers = _registers_behind(ram, side, cells, loads)
+        wide = [int(ram["parameters"][f"DATA_WIDTH_{side}"], 2) == WIDE_BITS for side in "AB"]
+        for side, sides in (("B", "AB"),) if all(wide) else () if any(wide) else (("A", "A"), ("B", "B")):
+            registers = _registers_behind(ram, side, sides, cells, loads)
             if registers:
-                ram["parameters"][f"REGMODE_{side}"] = "OUTREG"
-                ram["connections"][f"OCE{side}"] = list(_enable(cells[next(iter(registers.values()))]))
+                ram["parameters"] |= {f"REGMODE_{each}": "OUTREG" for each in sides}
+                enable = _enable(cells[next(iter(registers.values()))])
+                ram["connections"] |= {f"OCE{each}": list(enable) for each in sides}
             for port, name in registers.items():
                 ram["connections"][port] = cells.pop(name)["connections"]["Q"]
                 gone += 1
     return gone
 
 
-def _registers_behind(ram: Module, side: str, cells: Module, loads: Loads) -> dict[str, str]:
-    """Register behind each output in use of the port `side`; none where one of them cannot be in the block RAM."""
+def _registers_behind(ram: Module, side: str, sides: str, cells: Module, loads: Loads) -> dict[str, str]:
+    """Register behind each output in use of the port `side`; none where one of them cannot be in the block RAM.
+
+    `sides`: whose outputs these are. A port of 36 bits takes both: what is written through A is read through B.
+    """
     parameters, wires = ram["parameters"], ram["connections"]
-    widths = [int(parameters[f"DATA_WIDTH_{port}"], 2) for port in "AB"]
-    fit = (max(widths) <= OUTPUT_BITS  # a 36-bit port takes the outputs of both
-           and parameters[f"REGMODE_{side}"] == "NOREG" and parameters[f"CLK{side}MUX"] == f"CLK{side}"
+    fit = (all(parameters[f"REGMODE_{each}"] == "NOREG" for each in sides) and parameters[f"CLK{side}MUX"] == f"CLK{side}"
            and wires[f"OCE{side}"] == ["1"] and wires[f"RST{side}"] == ["0"])
     found: dict[str, str] = {}
-    for port in (f"DO{side}{bit}" for bit in range(OUTPUT_BITS)):
+    for port in (f"DO{each}{bit}" for each in sides for bit in range(OUTPUT_BITS)):
         bits = wires.get(port, [])
         readers = loads[bits[0]] if bits else []
         if not readers:

@@ -122,8 +122,10 @@ class Sequencer(wiring.Component):
         sync = Signal(layout(SYNC))
         behind = Signal(2)
         m.d.comb += sync.eq(words[1])
+        # Without transfers what a descriptor waits for stands long before it is ready.
+        domain = m.d.comb if self.m.memory_bits else m.d.sync
+        domain += behind.eq(Cat(self.reads < sync.reads, self.writes < sync.writes))
         m.d.comb += [
-            behind.eq(Cat(self.reads < sync.reads, self.writes < sync.writes)),
             free.eq(
                 running
                 & ready

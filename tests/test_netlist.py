@@ -47,6 +47,10 @@ def design(seed: int = 1) -> dict[str, Any]:
     return {"cells": cells, "ports": ports, "netnames": {}}
 
 
+def outputs(ram: dict[str, Any]) -> list[str]:
+    return [port for port in ("DOA0", "DOA1", "DOA2", "DOB0") if port in ram["connections"]]
+
+
 def simulate(module: dict[str, Any]) -> list[list[int]]:
     """The output port in each cycle; a DP16KD holds 5 * address + 3 in its low bits (FPGA-TN-02204: OUTREG is a cycle later)."""
     cells = module["cells"].values()
@@ -72,7 +76,7 @@ def simulate(module: dict[str, Any]) -> list[list[int]]:
                 first = int(part["parameters"]["REGSET"] == "SET")
                 value.setdefault(wires["Q"][0], first)
             elif part["type"] == "DP16KD":
-                for port in ("DOA0", "DOA1", "DOA2"):
+                for port in outputs(part):
                     value.setdefault(wires[port][0], 0)
         for part in cells:
             wires = part["connections"]
@@ -80,12 +84,13 @@ def simulate(module: dict[str, Any]) -> list[list[int]]:
                 loads = part["parameters"]["CEMUX"] != "CE" or read(wires["CE"][0])
                 following[wires["Q"][0]] = read(wires["DI"][0]) if loads else value[wires["Q"][0]]
             elif part["type"] == "DP16KD":
-                if part["parameters"]["REGMODE_A"] == "OUTREG" and not read(wires["OCEA"][0]):
-                    following |= {wires[f"DOA{place}"][0]: value[wires[f"DOA{place}"][0]] for place in range(3)}
+                late_by_one = part["parameters"]["REGMODE_A"] == "OUTREG"
+                if late_by_one and not read(wires["OCEB" if "DOB0" in wires else "OCEA"][0]):
+                    following |= {wires[port][0]: value[wires[port][0]] for port in outputs(part)}
                 word = 5 * (read(wires["ADA4"][0]) + 2 * read(wires["ADA5"][0])) + 3
-                for place in range(3):
-                    bit, now = wires[f"DOA{place}"][0], word >> place & 1
-                    following.setdefault(bit, late.get(place, 0) if part["parameters"]["REGMODE_A"] == "OUTREG" else now)
+                for place, port in enumerate(outputs(part)):
+                    bit, now = wires[port][0], word >> place & 1
+                    following.setdefault(bit, late.get(place, 0) if late_by_one else now)
                     late[place] = now
         seen.append([read(bit) for bit in module["ports"]["out"]["bits"]])
         state = following
@@ -125,6 +130,28 @@ def test_registers_with_different_enables_stay() -> None:
     assert absorb_output_registers(module) == 0 and module == kept
 
 
+def wide() -> dict[str, Any]:
+    """The block RAM with words of 36 bits: port A writes, port B reads, and the outputs are those of both."""
+    module = design()
+    ram = module["cells"]["ram"]
+    ram["parameters"] |= {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "100100", "CLKBMUX": "CLKB"}
+    for group in (ram["connections"], ram["port_directions"]):
+        group["DOB0"] = group.pop("DOA2")
+    return module
+
+
+@pytest.mark.parametrize("enable", [None, 10])
+def test_registers_behind_a_wide_port_move_into_it(enable: int | None) -> None:
+    module = wide()
+    for bit in range(3):
+        module["cells"][f"taken{bit}"] = register(20 + bit, 30 + bit, ce=enable)
+    before = simulate(module)
+    assert absorb_output_registers(module) == 3 and simulate(module) == before
+    ram = module["cells"]["ram"]
+    assert [ram["parameters"][f"REGMODE_{side}"] for side in "AB"] == ["OUTREG", "OUTREG"]
+    assert all(ram["connections"][f"OCE{side}"] == (["1"] if enable is None else [enable]) for side in "AB")
+
+
 def spoilt(change: str) -> dict[str, Any]:
     module = design()
     ram, taken = module["cells"]["ram"], module["cells"]["taken1"]
@@ -143,8 +170,14 @@ def spoilt(change: str) -> dict[str, Any]:
             module["cells"]["lut0"]["connections"]["A"] = [21]
         case "output":
             module["ports"]["out"]["bits"].append(21)
-        case "wide":
+        case "wide port A":
             ram["parameters"]["DATA_WIDTH_A"] = "100100"
+        case "wide, another enable":
+            module = wide()
+            module["cells"]["taken1"] = register(21, 31, ce=10)
+        case "wide, another clock":
+            module = wide()
+            module["cells"]["ram"]["connections"]["CLKB"] = [3]
         case "output enable":
             ram["connections"]["OCEA"] = [10]
         case "output reset":
@@ -152,8 +185,8 @@ def spoilt(change: str) -> dict[str, Any]:
     return module
 
 
-@pytest.mark.parametrize("change", ["enable", "reset", "set", "clock", "edge", "second load", "output", "wide", "output enable",
-                                    "output reset"])
+@pytest.mark.parametrize("change", ["enable", "reset", "set", "clock", "edge", "second load", "output", "wide port A",
+                                    "wide, another enable", "wide, another clock", "output enable", "output reset"])
 def test_any_other_register_stays(change: str) -> None:
     module = spoilt(change)
     kept = copy.deepcopy(module)

@@ -282,6 +282,8 @@ class SequencerDut(wiring.Component):
                "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled", "last_step")
 
     def __init__(self, m: MachineConfig) -> None:
+        if not m.stepwise:
+            m = replace(m, memory_bits=64)  # there are transfers to wait for
         self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))
         members = self.sequencer.signature.members
         super().__init__({**{name: members[name] for name in (*self.INPUTS, *self.OUTPUTS)},
