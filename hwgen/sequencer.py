@@ -34,10 +34,12 @@ class Sequencer(wiring.Component):
     A stepwise machine runs the program `time_steps` times for each image, with other mask draws each time (`model.masking`);
     their number is taken with `run`. `initial` and `last_step` are levels, from END to END; IMAGE is only started in the
     initial step, and `image_done` comes with the last one.
+
+    Without `transfers`, `reads` and `writes` never change, and what a descriptor waits for is a register.
     """
 
-    def __init__(self, m: MachineConfig, address_bits: int) -> None:
-        self.m = m
+    def __init__(self, m: MachineConfig, address_bits: int, transfers: bool) -> None:
+        self.m, self.transfers = m, transfers
         super().__init__(
             {
                 "run": In(1),
@@ -122,8 +124,7 @@ class Sequencer(wiring.Component):
         sync = Signal(layout(SYNC))
         behind = Signal(2)
         m.d.comb += sync.eq(words[1])
-        # Without transfers what a descriptor waits for stands long before it is ready.
-        domain = m.d.comb if self.m.memory_bits else m.d.sync
+        domain = m.d.comb if self.transfers else m.d.sync
         domain += behind.eq(Cat(self.reads < sync.reads, self.writes < sync.writes))
         m.d.comb += [
             free.eq(

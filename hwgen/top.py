@@ -97,7 +97,7 @@ class Accelerator(wiring.Component):
         csr = Csr(cfg, self.build_id)
         loader = Loader(cfg, shapes if loadable else {})
         result = ResultStream(cfg)
-        sequencer = Sequencer(cfg, address_bits(cfg.descriptors))
+        sequencer = Sequencer(cfg, address_bits(cfg.descriptors), transfers=cfg.memory_bits > 0)
         gemm = GemmEngine(cfg)
         attention = AttentionUnit(cfg, ADDRESS_BITS, ADDRESS_BITS)
         stop = Signal()

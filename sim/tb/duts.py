@@ -282,9 +282,7 @@ class SequencerDut(wiring.Component):
                "start_attention", "halt", "dispatch", "descriptor", "steps", "image_start", "stalled", "last_step")
 
     def __init__(self, m: MachineConfig) -> None:
-        if not m.stepwise:
-            m = replace(m, memory_bits=64)  # there are transfers to wait for
-        self.sequencer = Sequencer(m, address_bits(DESCRIPTORS))
+        self.sequencer = Sequencer(m, address_bits(DESCRIPTORS), transfers=True)
         members = self.sequencer.signature.members
         super().__init__({**{name: members[name] for name in (*self.INPUTS, *self.OUTPUTS)},
                           "header": Out(PROGRAM_BITS), "first_step": Out(1), "abort_run": In(1),
