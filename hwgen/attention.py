@@ -137,9 +137,9 @@ class AttentionUnit(wiring.Component):
         left, passed = Signal(9), Signal(8)
         tokens = range(self.machine.window_tokens)
         key, keys, query = Signal(tokens), Signal(), Signal(tokens)
-        last_pass = passed == desc.passes_last
+        last_pass, starting = Signal(), Signal()  # passed == passes_last; left == 0: a pass, whose first key is read before it
         held = last_pass & (left == rows) & ~loader.done
-        m.d.comb += loader.go.eq(running & last_pass & (left == 0) & loader.more)
+        m.d.comb += loader.go.eq(running & last_pass & starting & loader.more)
         with m.If(keys):
             m.d.sync += [key.eq(key + 1), keys.eq(key != desc.keys_last)]
         with m.If(last_pass & (left == desc.pass_last)):
@@ -147,13 +147,13 @@ class AttentionUnit(wiring.Component):
         with m.If(self.begin):
             # as if a job without keys had come to the point where it waits
             m.d.sync += [running.eq(1), computing.eq(0), loaded.eq(1), bank.eq(1), left.eq(rows),
-                         passed.eq(desc.passes_last), keys.eq(0), query.eq(0)]
+                         passed.eq(desc.passes_last), keys.eq(0), query.eq(0), last_pass.eq(1), starting.eq(0)]
         with m.Elif(running & ~held):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), starting.eq(left == 1)]
             with m.If((left != 0) & (left <= rows)):
                 m.d.sync += query.eq(query + 1)
-            with m.If(left == 0):
-                m.d.sync += [left.eq(desc.pass_last), key.eq(0)]
+            with m.If(starting):
+                m.d.sync += [left.eq(desc.pass_last), key.eq(0), last_pass.eq(Mux(last_pass, 0, passed + 1) == desc.passes_last)]
                 with m.If(last_pass):
                     m.d.sync += [passed.eq(0), bank.eq(~bank), computing.eq(loaded), running.eq(loaded),
                                  keys.eq(loaded), loaded.eq(loader.more)]
@@ -161,7 +161,6 @@ class AttentionUnit(wiring.Component):
                     m.d.sync += [passed.eq(passed + 1), keys.eq(computing)]
         fetched = [left == rows - 1 - r for r in range(rows)]
         issue = Cat(keys, keys & (key == 0), keys & (key == desc.keys_last), bank)
-        starting = left == 0  # a pass: its first key is read before it starts
         next_key = Cat(Mux(starting, 0, key + 1)[:len(key)], bank ^ (starting & last_pass))
         return next_key, bank, query, bank ^ last_pass, fetched, issue
 

@@ -153,9 +153,11 @@ class Loader(wiring.Component):
         beats = Countdown(m, "beats", (self.desc.channels - 1)[shift:len(self.desc.channels)])  # of a token, less one
         tokens = Countdown(m, "tokens", (self.desc.tokens - 1)[:len(self.desc.tokens)])
         tail = self.desc.channels[:shift]
+        filled = Signal(self.m.bus_bytes)  # bytes of a token's last beat that are its own, from the cycle after `start` on
+        m.d.sync += filled.eq(Cat((tail == 0) | (byte < tail) for byte in range(self.m.bus_bytes)))
         word_start = Signal(ADDRESS_BITS)
         with m.If((state == _State.IMAGE) & token_end):  # the filling of a token's last beat
-            m.d.comb += kept.eq(Cat(self.s_axis_tdata.word_select(byte, 8) & ((tail == 0) | (byte < tail)).replicate(8)
+            m.d.comb += kept.eq(Cat(self.s_axis_tdata.word_select(byte, 8) & filled[byte].replicate(8)
                                     for byte in range(self.m.bus_bytes)))
         m.d.comb += [
             token_end.eq(beats.last), image_end.eq(beats.last & tokens.last),

@@ -11,7 +11,7 @@ removes them.
 from typing import Any
 
 from amaranth.hdl import DomainRenamer, Module, Mux, ResetInserter, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from hwgen.attention import AttentionUnit, at_rest
@@ -254,7 +254,11 @@ class Accelerator(wiring.Component):
         ]
         word = taken_over(m, spikes.read.data, gemm.spike_read.take)  # the extractor at rest takes always
         m.d.comb += [gemm.spike_read.data.eq(word), attention.spike_read.data.eq(word)]
-        write = spikes.write
+        # The choice of the writer, then a register: the word is there long before another unit reads.
+        write, written = (Signal(data.StructLayout({"en": 1, "address": len(spikes.write.address), "data": cfg.word_bits}),
+                                 name=name) for name in ("spike_write", "spike_written"))
+        m.d.sync += written.eq(write)
+        m.d.comb += [spikes.write.address.eq(written.address), spikes.write.en.eq(written.en), spikes.write.data.eq(written.data)]
         with m.If(in_attention):
             source = attention.spike_write
             m.d.comb += [write.address.eq(source.address), write.en.eq(source.en), write.data.eq(source.data)]
