@@ -22,7 +22,6 @@ from hwgen.emit import Build, emit
 from hwgen.files import digest, json_text, write_if_changed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.packed import pack
-from hwgen.program import CompileError
 from hwgen.schedule import predicted_cycles
 from hwgen.synth import Routed, SynthError
 from hwgen.synth_devices import ECP5, GW2A, Device
@@ -30,8 +29,8 @@ from hwgen.uart import divisor
 from hwgen.uart_machine import UART_TOP, UartMachine
 from hwgen.verilog import convert
 from model import config as configuration
-from model.config import ConfigError
-from quantize.layers import Network, NetworkError
+from model.command_line import command_line
+from quantize.layers import Network
 
 ROOT = Path("rtl") / "build" / "boards"
 FOLDER = Path("rtl") / "boards"
@@ -241,21 +240,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return top.parse_args(argv)
 
 
+@command_line(SynthError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; an error is one line and exit code 2."""
     args = _arguments(argv)
     board = BOARDS[args.board]
-    try:
-        if args.command == "program":
-            program(board)
-            return 0
-        args.config, args.network = args.config or board.config, args.network or board.network
-        _, _, network = read_inputs(args)
-        board = dataclasses.replace(board, network=args.network)
-        print(report_text(bitstream(board, network, args.seeds, args.config), board), end="")
-    except (ConfigError, NetworkError, CompileError, SynthError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.command == "program":
+        program(board)
+        return 0
+    args.config, args.network = args.config or board.config, args.network or board.network
+    _, _, network = read_inputs(args)
+    board = dataclasses.replace(board, network=args.network)
+    print(report_text(bitstream(board, network, args.seeds, args.config), board), end="")
     return 0
 
 

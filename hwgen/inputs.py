@@ -3,15 +3,15 @@ import argparse
 from pathlib import Path
 
 from hwgen.config import MachineConfig, machine_config
-from hwgen.program import CompileError
 from model import config as configuration
+from model.command_line import command_line
 from model.config import Config, ConfigError
 from quantize import network as network_file
 from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_network
 
-__all__ = ["CompileError", "ConfigError", "NetworkError", "network_arguments", "network_of", "read_inputs"]
+__all__ = ["ConfigError", "command_line", "network_arguments", "network_of", "read_inputs"]
 
 
 def network_arguments(command: argparse.ArgumentParser, *, config: str = "", network: str = "the configuration's") -> None:

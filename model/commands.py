@@ -52,7 +52,6 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
     trainer.run(args.stop_after)
     done = trainer.epoch == config.train.epochs
     if trainer.rank == 0 and trainer.epoch:
-        output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(output.name + ".part")
         shutil.copyfile(folder / "last.safetensors", partial)
         os.replace(partial, output)
@@ -65,6 +64,9 @@ def train(args: argparse.Namespace) -> None:
     config = configuration.load(args.config)
     output = Path(args.output or Path(args.config).with_suffix(".safetensors"))
     set_threads(args.threads)
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a .safetensors file")
+    output.parent.mkdir(parents=True, exist_ok=True)  # before hours of training, not behind them
     if args.stop_after is not None and args.stop_after < 1:
         raise ValueError(f"--stop-after must be at least 1, not {args.stop_after}")
     settings = config.train

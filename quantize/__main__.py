@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model import config as configuration
+from model.command_line import command_line
 from model.config import Config
 from model.datasets import DATASETS, unpadded
 from quantize.layers import Network
@@ -141,15 +142,12 @@ def _sample(args: argparse.Namespace, config: Config) -> None:
     print(f"{path}: first {SAMPLE_IMAGES} test images of {DATASETS[config.train.dataset].citation}")
 
 
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a bad configuration, checkpoint, network or data set gives one line and exit code 2."""
     args = parser().parse_args(argv)
     commands = {"export": _export, "accuracy": _accuracy, "sample": _sample}
-    try:
-        commands[args.command](args, configuration.load(args.config))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    commands[args.command](args, configuration.load(args.config))
     return 0
 
 

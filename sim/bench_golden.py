@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.command_line import command_line
+
 STEPS = 16
 """Time steps of the step-by-step simulation."""
 STEPPED_IMAGES = 64
@@ -174,6 +176,7 @@ def _verify(model: Any, pixels: Any) -> None:
                              "it does not run the same network")
 
 
+@command_line(BenchError)
 def main(argv: list[str] | None = None) -> int:
     """`python -m sim.bench_golden CONFIG IMAGES.npz REPEATS THREADS`: prints the ratios as one line of JSON."""
     top = argparse.ArgumentParser(prog="python -m sim.bench_golden", description=__doc__)
@@ -182,12 +185,8 @@ def main(argv: list[str] | None = None) -> int:
     top.add_argument("repeats", type=int)
     top.add_argument("threads", type=int, help="for torch; for BLAS set " + ", ".join(THREADS))
     args = top.parse_args(argv)
-    try:
-        with np.load(args.images, allow_pickle=False) as found:
-            print(json.dumps(_measure(args.config, found["images"], args.repeats, args.threads)))
-    except (BenchError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    with np.load(args.images, allow_pickle=False) as found:
+        print(json.dumps(_measure(args.config, found["images"], args.repeats, args.threads)))
     return 0
 
 

@@ -95,6 +95,18 @@ def test_wrong_images_are_refused(config: Path, tmp_path: Path, capsys: pytest.C
     assert message in said
 
 
+@pytest.mark.parametrize("kind", ["a single array", "text", "nothing"])
+def test_files_that_are_no_npz_are_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    file = tmp_path / "images.npz"
+    if kind == "a single array":
+        with file.open("wb") as out:
+            np.save(out, np.zeros((2, 8, 8, 3), np.uint8))
+    else:
+        file.write_text("# images" * (kind == "text"))
+    said = refused(capsys, sim_main(["golden", "--config", str(config), "--random-weights", "1", "--images-file", str(file)]))
+    assert said == f"{file}: not an .npz file with `images` and `labels` (File is not a zip file)"
+
+
 def test_counts_of_images_are_checked(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "at least 1, not 0" in refused(capsys, sim_main(["golden", "--config", str(config), "--random-weights", "1",
                                                             "--images", "0"]))

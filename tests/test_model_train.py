@@ -150,6 +150,9 @@ def test_command_line_trains_and_evaluates(project: Path, capsys: pytest.Capture
     (["train", "--threads", "0"], "--threads must be at least 1, not 0"),
     (["train", "--data", "nowhere"], "nowhere/cifar-10-batches-py: no such folder"),
     (["train", "--config", "none.toml"], "none.toml: no such configuration file"),
+    (["train", "--output", "."], "--output . is a folder: name a .safetensors file"),
+    (["train", "--threads", "1", "--runs", "README.md"], "README.md/c: not a directory"),
+    (["train", "--output", "README.md/x.safetensors"], "README.md: file exists"),
 ])
 def test_command_line_errors_are_one_line_and_code_2(project: Path, capsys: pytest.CaptureFixture[str],
                                                      arguments: list[str], message: str) -> None:
