@@ -11,7 +11,8 @@ NO_TORCH = "torch cannot be imported: install its CPU build, see the note on tor
 def told(error: Exception) -> str:
     """What a user reads of `error`: of a ValueError its first line, of an OSError the file and what is wrong with it."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename2 or error.filename}: {(error.strerror or str(error)).lower()}: name another file or folder, or change its rights"
+        what = (error.strerror or str(error)).lower()
+        return f"{error.filename2 or error.filename}: {what}: name another file or folder, or change its rights"
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0] if isinstance(error, ValueError) else text
 
