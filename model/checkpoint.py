@@ -9,10 +9,10 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -35,22 +35,23 @@ def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[st
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     metadata = {"format": kind, "version": str(VERSION), "info": json.dumps(info, sort_keys=True)}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-    with partial.open("r+b") as file:
-        _sort_metadata(file)
+    content = save_bytes({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata)
+    with partial.open("wb") as file:  # safetensors' save_file makes it private to its owner, whatever the umask
+        header = _header(content)
+        file.write(header)
+        file.write(memoryview(content)[len(header):])
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 
 
-def _sort_metadata(file: BinaryIO) -> None:
-    """Put a file's metadata in order of its keys: safetensors writes them in another one each time."""
-    (size,) = struct.unpack("<Q", file.read(8))
-    header = json.loads(file.read(size))
+def _header(content: bytes) -> bytes:
+    """A file's header, its metadata in order of their keys: safetensors writes them in another one each time."""
+    (size,) = struct.unpack_from("<Q", content)
+    header = json.loads(content[8:8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-    if len(text) == size:
-        file.seek(8)
-        file.write(text)
+    return content[:8] + (text if len(text) == size else content[8:8 + size])
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
