@@ -30,7 +30,7 @@ from quantize.layers import Network
 NAME, PART, CLOCK_MHZ, ADDRESS = "pynq-z2", "xc7z020clg400-1", 50, "0x43C00000"
 VENDOR, LIBRARY, VERSION = "mst", "user", "1.0"
 TOP = "mst_axi"
-CONFIG, NETWORK = Path("configs") / "pynq-z2.toml", Path("configs") / "cifar10-tiny.mstn"
+CONFIG = Path("configs") / "pynq-z2.toml"
 GENERATED = (f"{TOP}.v", "package_ip.tcl", "block_design.tcl", "mst_overlay.py")
 ZYNQ = dataclasses.replace(XILINX7, name="xilinx-7z020", part="AMD Zynq XC7Z020 (PYNQ-Z2)",
                            capacity={"luts": 53200, "registers": 106400, "block_rams": 140})
@@ -80,10 +80,10 @@ def utilisation(folder: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, and synthesise unless told not to; an error is one line and exit code 2."""
     top = argparse.ArgumentParser(prog="python -m hwgen.pynq", description=__doc__)
-    network_arguments(top, config=str(CONFIG), network=str(NETWORK))
+    network_arguments(top, config=str(CONFIG))
     top.add_argument("--no-synth", action="store_true", help="only write the files")
     args = top.parse_args(argv)
-    args.config, args.network = args.config or CONFIG, args.network or NETWORK
+    args.config = args.config or CONFIG
     config, _, network = read_inputs(args)
     for path in generate(network, config, ROOT / NAME):
         print(path)

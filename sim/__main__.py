@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.files import claimed
 from hwgen.inputs import network_of
 from model import config as configuration
 from model import datasets
@@ -107,9 +108,10 @@ def _verify_all(args: argparse.Namespace) -> int:
     find_simulator()  # before any long work
     folder = args.build or BUILD_ROOT / config.name
     print(f"{config.name}: {len(images)} images, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
-    build = emit(network, machine_config(config.machine), config.masking, folder)
-    summary = verify_all(build, network, masking, images, labels, ratio=args.mask, every=args.every, processes=args.processes,
-                         resume=args.resume)
+    with claimed(folder / "sim"):
+        build = emit(network, machine_config(config.machine), config.masking, folder)
+        summary = verify_all(build, network, masking, images, labels, ratio=args.mask, every=args.every,
+                             processes=args.processes, resume=args.resume)
     for failure in summary.failures[:10]:
         print(f"  {failure}")
     if summary.correct is not None:
@@ -136,8 +138,9 @@ def _single(args: argparse.Namespace) -> int:
     find_simulator()  # before any long work
     folder = args.build or BUILD_ROOT / config.name
     print(f"{config.name}: one image, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
-    build = emit(network, machine_config(config.machine), config.masking, folder)
-    found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
+    with claimed(folder / "sim"):
+        build = emit(network, machine_config(config.machine), config.masking, folder)
+        found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
     for failure in found.verdict.failures[:10]:
         print(f"  {failure}")
     print(f"report: {write_single_report(build, found, timing)}")
