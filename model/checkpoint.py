@@ -16,7 +16,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
-from model.config import AnyModel, MaskingConfig, described, read_model, read_table
+from model.config import AnyModel, Config, MaskingConfig, described, read_model, read_table
 from model.factory import network
 from model.spiking import SpikingNetwork
 
@@ -27,6 +27,22 @@ VERSION = 1
 
 class CheckpointError(ValueError):
     """A file that is not a usable checkpoint; the message is one line and names the file."""
+
+
+def of(config: Config) -> Path:
+    """The checkpoint of a configuration's network: beside the network file."""
+    return config.network.with_suffix(".safetensors")
+
+
+def expect_own(config: Config, verb: str) -> None:
+    """ValueError where the network of `config` is another configuration's, whose files it must not overwrite.
+
+    `verb`: what was to be done with it (train, export).
+    """
+    other = config.network.with_suffix(".toml")
+    if config.network.stem != config.name and other.is_file():
+        raise ValueError(f"{config.name}: its network, {config.network}, is that of {other}: {verb} that one, or name a new "
+                         "file with --output")
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[str, Any]) -> None:

@@ -62,7 +62,9 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
 def train(args: argparse.Namespace) -> None:
     """Train as the configuration says (`[train] teacher`), then write the averaged network."""
     config = configuration.load(args.config)
-    output = Path(args.output or Path(args.config).with_suffix(".safetensors"))
+    if not args.output:
+        checkpoint.expect_own(config, args.command)
+    output = Path(args.output or checkpoint.of(config))
     set_threads(args.threads)
     if output.is_dir():
         raise ValueError(f"--output {output} is a folder: name a .safetensors file")
@@ -90,7 +92,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     """Evaluate a trained network and print (and write) the JSON."""
     set_threads(args.threads)
     config = configuration.load(args.config)
-    path = Path(args.checkpoint or Path(args.config).with_suffix(".safetensors"))
+    path = Path(args.checkpoint or checkpoint.of(config))
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
     model.masking = config.masking  # of the network as it is to run, whatever it was trained with

@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--threads must be at least 1, not {args.threads}")
     torch.set_num_threads(args.threads)
     config = configuration.load(args.config)
-    path = args.checkpoint or args.config.with_suffix(".safetensors")
+    path = args.checkpoint or checkpoint.of(config)
     given, info = checkpoint.load(path)
     checkpoint.expect(path, given, config.model)
     model = network(config.model, config.masking.at(args.mask))

@@ -67,12 +67,14 @@ def _measure(config: Path, images: NDArray[np.uint8], repeats: int, threads: int
     import torch
 
     from model import checkpoint
+    from model import config as configuration
     from quantize import network as network_file
     from sim.golden.network import images_at_once, run
 
     torch.set_num_threads(threads)
-    network = network_file.load(config.with_suffix(network_file.EXTENSION))
-    model, _ = checkpoint.load(config.with_suffix(".safetensors"))
+    described = configuration.load(config)
+    network = network_file.load(described.network)
+    model, _ = checkpoint.load(checkpoint.of(described))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     few = min(len(images), STEPPED_IMAGES)
     _verify(model, pixels[:2])

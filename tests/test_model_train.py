@@ -163,6 +163,12 @@ def test_command_line_errors_are_one_line_and_code_2(project: Path, capsys: pyte
     assert error.count("\n") == 1
 
 
+def test_another_configuration_s_network_is_not_trained_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "d.toml").write_text('network = "c.mstn"\n' + (project / "c.toml").read_text())
+    assert main(["train", "--config", str(project / "d.toml"), "--data", str(project / "data")]) == 2
+    assert f"is that of {project / 'c.toml'}: train that one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--images", "9"], "--images must be 0 (all) to 3, not 9"),
     (["--steps", "4,x"], "--steps must be integers with commas between, not '4,x'"),
