@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hwgen import netlist, synth
 from hwgen.config import machine_config
 from hwgen.emit import Build, emit
-from hwgen.files import digest, json_text, write_if_changed
+from hwgen.files import claimed, digest, json_text, write_if_changed
 from hwgen.inputs import network_arguments, network_name, read_inputs
 from hwgen.packed import pack
 from hwgen.schedule import predicted_cycles
@@ -248,7 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     args.config = args.config or board.config
     config, _, network = read_inputs(args)
-    print(report_text(bitstream(board, network, args.seeds, config, network_name(config, args)), board), end="")
+    with claimed(ROOT / board.name):
+        report = bitstream(board, network, args.seeds, config, network_name(config, args))
+    print(report_text(report, board), end="")
     return 0
 
 

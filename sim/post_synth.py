@@ -13,7 +13,7 @@ from pathlib import Path
 from hwgen import netlist, synth
 from hwgen.config import MachineConfig
 from hwgen.emit import TOP, Build, emit
-from hwgen.files import digest
+from hwgen.files import claimed, digest
 from hwgen.synth import SynthError
 from hwgen.synth_devices import ECP5
 from model.command_line import command_line
@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--images must be at least 1, not {args.images}")
     stepwise = args.firing == "stepwise"
     folder = args.output or BUILD_ROOT / ("post-synth-stepwise" if stepwise else "post-synth")
-    verdict, cells = check(folder, images=args.images, simulator=args.sim, machine=STEPWISE if stepwise else MACHINE)
+    with claimed(folder / "sim"):
+        verdict, cells = check(folder, images=args.images, simulator=args.sim, machine=STEPWISE if stepwise else MACHINE)
     print(f"{CASE.name} on {MACHINE.lanes} lanes, ECP5 cells: " + ", ".join(f"{number} {name}" for name, number in cells.items()))
     for failure in verdict.failures:
         print(failure)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hwgen.files import claimed
 from model.command_line import command_line, told
 
 Main = Callable[[Sequence[str]], int]
@@ -61,6 +62,20 @@ def test_options_are_judged_before_any_work(arguments: list[str], message: str, 
     assert not build.exists()
 
 
+@pytest.mark.parametrize(("module", "arguments", "place"), [
+    ("sim.post_synth", ["--output", "{tmp}"], "{tmp}/sim"),
+    ("sim.soc.__main__", ["--config", "configs/fashion-tiny.toml", "--images", "1", "--output", "{tmp}/soc"], "{tmp}/soc"),
+    ("hwgen.boards", ["bitstream"], "{tmp}/ulx3s"),
+])
+def test_a_second_run_in_a_folder_is_one_line(module: str, arguments: list[str], place: str, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("hwgen.boards.ROOT", tmp_path)
+    folder = Path(place.format(tmp=tmp_path))
+    with claimed(folder):
+        assert main_of(module)([argument.format(tmp=tmp_path) for argument in arguments]) == 2
+    assert capsys.readouterr().err == f"{folder}: another run is at work there: wait for its end, or name another folder\n"
+
+
 def test_a_bandwidth_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main_of("sim.__main__")(["single", "--config", "configs/swin-t.toml", "--bandwidth", "1/0"])
@@ -100,3 +115,12 @@ def test_faults_of_the_program_keep_their_traceback(error: Exception) -> None:
 
 def test_an_error_without_words_is_told_by_its_name() -> None:
     assert told(ValueError()) == "ValueError"
+
+
+def test_ctrl_c_of_the_host_driver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("firmware.host.session.Session.open", interrupted)
+    assert main_of("firmware.host.cli")(["probe", "--port", "sim:board"]) == 130
+    assert capsys.readouterr().err == "mst-host: interrupted: mst-host clear ends what the machine is still doing\n"

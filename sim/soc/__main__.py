@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from firmware.build import FirmwareError
+from hwgen.files import claimed
 from hwgen.inputs import network_arguments, read_inputs
 from model.command_line import command_line
 from model.datasets import unpadded
@@ -39,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     if images.shape[1:] != wanted:
         raise SocError(f"{file}: images are {list(images.shape[1:])}, the network takes {list(wanted)}: give --images-file")
     folder = args.output or Path("rtl") / "build" / f"{config.name}-soc"
-    run = simulate_soc(network, machine, config.masking, images, folder, mishaps=args.mishaps,
-                       echo=lambda line: print(f"uart: {line}", flush=True))
+    with claimed(folder):
+        run = simulate_soc(network, machine, config.masking, images, folder, mishaps=args.mishaps,
+                           echo=lambda line: print(f"uart: {line}", flush=True))
     for failure in run.failures:
         print(failure)
     verdict = "PASS" if run.passed else "FAIL"
