@@ -2,6 +2,7 @@
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -15,6 +16,14 @@ def told(error: Exception) -> str:
         return f"{error.filename2 or error.filename}: {what}: name another file or folder, or change its rights"
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0] if isinstance(error, ValueError) else text
+
+
+def output_file(path: Path) -> Path:
+    """`path`, its folder made: called before long work, so that the work cannot be lost on it. ValueError for a folder."""
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder: name a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def command_line(*also: type[Exception]) -> Callable[[Callable[P, int]], Callable[P, int]]:

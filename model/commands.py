@@ -10,6 +10,7 @@ import torch
 
 from model import checkpoint
 from model import config as configuration
+from model.command_line import output_file
 from model.config import PRETRAIN, Config
 from model.data import Images, fit, load_for
 from model.distill import UNMASKED, Teacher
@@ -64,11 +65,8 @@ def train(args: argparse.Namespace) -> None:
     config = configuration.load(args.config)
     if not args.output:
         checkpoint.expect_own(config, args.command)
-    output = Path(args.output or checkpoint.of(config))
+    output = output_file(Path(args.output or checkpoint.of(config)))
     set_threads(args.threads)
-    if output.is_dir():
-        raise ValueError(f"--output {output} is a folder: name a .safetensors file")
-    output.parent.mkdir(parents=True, exist_ok=True)  # before hours of training, not behind them
     if args.stop_after is not None and args.stop_after < 1:
         raise ValueError(f"--stop-after must be at least 1, not {args.stop_after}")
     settings = config.train
@@ -96,6 +94,8 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
     model.masking = config.masking  # of the network as it is to run, whatever it was trained with
+    if args.output:
+        output_file(Path(args.output))
     data = load_for(config, False, args.data)
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from model import checkpoint
 from model import config as configuration
-from model.command_line import command_line
+from model.command_line import command_line, output_file
 from model.config import Config, MaskingConfig
 from model.data import Augment, Images, fit, load_for
 from model.datasets import DATASETS
@@ -183,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--threads must be at least 1, not {args.threads}")
     torch.set_num_threads(args.threads)
     config = configuration.load(args.config)
+    output_file(args.output)
     path = args.checkpoint or checkpoint.of(config)
     given, info = checkpoint.load(path)
     checkpoint.expect(path, given, config.model)

@@ -100,6 +100,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     from quantize.network import load as load_network
     output = args.output or config.network
     network = load_network(output)
+    args.results.mkdir(parents=True, exist_ok=True)  # before the measurement, not behind it
     trained = args.checkpoint or checkpoint.of(config)
     mst = _trained(trained)
     name = digest(network)

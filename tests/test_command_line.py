@@ -76,6 +76,25 @@ def test_a_second_run_in_a_folder_is_one_line(module: str, arguments: list[str],
     assert capsys.readouterr().err == f"{folder}: another run is at work there: wait for its end, or name another folder\n"
 
 
+def test_outputs_are_judged_before_long_work(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("sim.studies.__main__.open_setting", work)
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    studies, config = main_of("sim.studies.__main__"), ["--config", "configs/cifar10-tiny.toml"]
+    assert studies(["rates", *config, "--output", str(taken)]) == 2
+    assert studies(["direct", *config, "--output", str(tmp_path), "--trained", "nope.safetensors"]) == 2
+    assert capsys.readouterr().err == (f"{taken}: file exists: name another file or folder, or change its rights\n"
+                                       "nope.safetensors: no such checkpoint; make it with `python -m model.direct`\n")
+    direct = main_of("model.direct")
+    monkeypatch.setattr("model.direct.FineTuner", work)
+    assert direct([*config, "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{tmp_path}: is a folder: name a file to write\n"
+
+
 def test_a_bandwidth_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main_of("sim.__main__")(["single", "--config", "configs/swin-t.toml", "--bandwidth", "1/0"])

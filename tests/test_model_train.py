@@ -150,7 +150,7 @@ def test_command_line_trains_and_evaluates(project: Path, capsys: pytest.Capture
     (["train", "--threads", "0"], "--threads must be at least 1, not 0"),
     (["train", "--data", "nowhere"], "nowhere/cifar-10-batches-py: no such folder"),
     (["train", "--config", "none.toml"], "none.toml: no such configuration file"),
-    (["train", "--output", "."], "--output . is a folder: name a .safetensors file"),
+    (["train", "--output", "."], ".: is a folder: name a file to write"),
     (["train", "--threads", "1", "--runs", "README.md"], "README.md/c: not a directory"),
     (["train", "--output", "README.md/x.safetensors"], "README.md: file exists"),
 ])

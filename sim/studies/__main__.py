@@ -58,6 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one study."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
+    args.output.mkdir(parents=True, exist_ok=True)  # before the study, not behind it
+    for file in getattr(args, "trained", []):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such checkpoint; make it with `python -m model.direct`")
     if args.study == "norm":
         from sim.studies import norm
         table, figure, name = norm.study(args.config, args.against, args.images, args.data,
