@@ -258,15 +258,17 @@ class _GroupWriter(wiring.Component):
         m = Module()
         held, left, address = Signal(self.m.lanes * PIXEL_BITS, reset_less=True), Signal.like(self.count), Signal(ADDRESS_BITS)
         pixels = [held.word_select(lane, PIXEL_BITS) for lane in range(self.m.lanes)]
+        writing = Signal()  # left is not 0
         m.d.comb += [
-            self.write.en.eq(left != 0), self.write.address.eq(address),
+            self.write.en.eq(writing), self.write.address.eq(address),
             self.write.data.eq(Cat(pixel[:self.m.planes] for pixel in pixels)),
         ]
-        with m.If(left != 0):
-            m.d.sync += [left.eq(left - 1), address.eq(address + self.step), self.free.eq(left <= 2)]
+        with m.If(writing):
+            m.d.sync += [left.eq(left - 1), writing.eq(left != 1), address.eq(address + self.step), self.free.eq(left <= 2)]
             m.d.sync += [pixel.eq(pixel >> self.m.planes) for pixel in pixels]
         with m.If(self.load):
-            m.d.sync += [held.eq(self.pixels), left.eq(self.count), address.eq(self.first), self.free.eq(self.count <= 1)]
+            m.d.sync += [held.eq(self.pixels), left.eq(self.count), writing.eq(self.count != 0), address.eq(self.first),
+                         self.free.eq(self.count <= 1)]
         with m.If(self.cancel):
-            m.d.sync += [left.eq(0), self.free.eq(1)]
+            m.d.sync += [left.eq(0), writing.eq(0), self.free.eq(1)]
         return m

@@ -144,7 +144,12 @@ class Sequencer(wiring.Component):
             self.payload.eq(Cat(words[part + 2] for part in range(DESCRIPTOR_WORDS - 2))),
         ]
         starts = ((Kind.IMAGE, self.start_image), (Kind.GEMM, self.start_gemm), (Kind.ATTENTION, self.start_attention))
-        m.d.sync += [starting.eq(0), *(start.eq(0) for _, start in starts)]
+        # Decoded once: the header stands long before the descriptor is ready. Later steps find the image where it is.
+        begun, starting_kinds = Signal(), [Signal(name=f"next_{kind.name.lower()}") for kind, _ in starts]
+        m.d.sync += [*(found.eq(next_header.kind == kind) for found, (kind, _) in zip(starting_kinds, starts, strict=True)),
+                     *(start.eq(dispatch & found & begun) for found, (_, start) in zip(starting_kinds, starts, strict=True)),
+                     starting.eq(0)]
+        m.d.comb += begun.eq(~starting_kinds[0] | self.initial)
         with m.If(self.image_start):
             m.d.sync += self.steps.eq(0)
         with m.Elif(self.unit_done):
@@ -162,9 +167,7 @@ class Sequencer(wiring.Component):
             m.d.comb += begin.eq(1)
             with m.Switch(next_header.kind):
                 with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):
-                    begun = ~((next_header.kind == Kind.IMAGE) & ~self.initial)  # later steps find the image where it is
-                    m.d.sync += [starting.eq(begun), unit_busy.eq(begun),
-                                 *(start.eq((next_header.kind == kind) & begun) for kind, start in starts)]
+                    m.d.sync += [starting.eq(begun), unit_busy.eq(begun)]
                 with m.Case(Kind.END):
                     m.d.comb += restart.eq(1)
                     with m.If(self.last_step):
