@@ -21,6 +21,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from hwgen.clock_gate import gated
 from hwgen.config import MachineConfig
 from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
@@ -99,9 +100,10 @@ class Extractor(wiring.Component):
         self._walk(m, walked, ~full)
         m.d.comb += self.en.eq(tags[1].valid & tags[1].inside & advance)
 
+        fetch = m.d[gated(m, "fetch", advance & Cat(tag.valid for tag in tags[1:]).any())]
         word = Signal(self.m.word_bits, reset_less=True)
         with m.If(advance):
-            m.d.sync += word.eq(self.word)
+            fetch += word.eq(self.word)
         entry, push, some, fresh = Signal(vector), Signal(), Signal(planes), Signal(init=1)
         bits = []  # of a plane, being counted
         for p in range(planes):
@@ -114,14 +116,14 @@ class Extractor(wiring.Component):
                 counts.append(Signal(range(len(chunk) + 1), name=f"count{p}_{low}", reset_less=True))
                 ones = popcount(m, chunk, f"count{p}_{low}")
                 with m.If(advance):
-                    m.d.sync += counts[-1].eq(ones)
+                    fetch += counts[-1].eq(ones)
             count = Signal(range(lanes + 1), name=f"count{p}", reset_less=True)
             with m.If(advance):
                 # no events where no word was read
                 looked = tags[3].taken[p] & tags[3].inside
-                m.d.sync += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
-                             counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
-                             count.eq(sum(counts[1:], counts[0]))]
+                fetch += [picked.eq(Cat(word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
+                          counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
+                          count.eq(sum(counts[1:], counts[0]))]
             m.d.comb += [entry.bits[p].eq(judged_bits), entry.count[p].eq(count)]
         with m.If(advance):
             m.d.sync += push.eq(tags[FETCH_STAGES - 1].valid & (Cat(bits).any() | tags[FETCH_STAGES - 1].pass_end))
@@ -227,25 +229,30 @@ class Extractor(wiring.Component):
             m.d.comb += [after.eq(entry.count[p] - sum((plane[p] for plane in outer[1:]), outer[0][p])), some[p].eq(after != 0)]
             left += [entry.count[p].eq(after), entry.bits[p].eq(_every(
                 (entry.bits[p], *(kept[port][p] | ~plane[p].replicate(lanes) for port, plane in enumerate(outer)))))]
-        with m.If(take):
-            m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
-                         *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
-        with m.Elif(go):
-            m.d.sync += [*left, first.eq(0), entry.total.eq(entry.total - rows), exhausted.eq(entry.total <= 2 * rows),
-                         *(plane.eq(_outermost(some, port)) for port, plane in enumerate(outer))]
         # Two registers: the outermost bits, one hot; their rows.
         named, row = Signal.like(self.out), Signal(ADDRESS_BITS)
+        emit = m.d[gated(m, "emit", valid | named.valid | queue.r_rdy)]
+        with m.If(take):
+            m.d.sync += valid.eq(queue.r_rdy)
+            emit += [entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
+                     *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
+        with m.Elif(go):
+            emit += [*left, first.eq(0), entry.total.eq(entry.total - rows), exhausted.eq(entry.total <= 2 * rows),
+                     *(plane.eq(_outermost(some, port)) for port, plane in enumerate(outer))]
         m.d.sync += [named.valid.eq(go), named.flags.negate.eq(entry.flags.negate),
                      named.flags.load.eq(entry.flags.load & first), named.flags.shift.eq(entry.flags.shift & first),
-                     named.flags.last.eq(ends), row.eq(entry.row), named.plane[0].eq(outer[0]),
+                     named.flags.last.eq(ends), named.plane[0].eq(outer[0]),
                      self.out.valid.eq(named.valid), self.out.flags.eq(named.flags), self.out.plane.eq(named.plane)]
+        emit += row.eq(entry.row)
         if rows == 2:
             both = ~(exhausted & entry.total[0])  # with one event left port 0 takes it
             m.d.sync += named.plane[1].eq(outer[1] & both.replicate(planes))
+        rows_out = [Signal(ADDRESS_BITS, name=f"row{port}") for port in range(rows)]
         for port in range(rows):
             hot = Signal(lanes, name=f"hot{port}", reset_less=True)
-            m.d.sync += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & outer[port][p].replicate(lanes) for p in range(planes))),
-                         self.out.row[port].eq(row + _index(hot))]
+            emit += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & outer[port][p].replicate(lanes) for p in range(planes))),
+                     rows_out[port].eq(row + _index(hot))]
+            m.d.comb += self.out.row[port].eq(rows_out[port])
 
 
 def _either(values: Iterable[Value]) -> Value:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Const, Elaboratable, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Elaboratable, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from hwgen.clock_gate import gated
 from hwgen.memory import RowMemory, address_bits, check_words, read_signature, write_signature
 
 SLICE_BITS = 72
@@ -47,6 +48,19 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
+        wanted: dict[tuple[int, int, int], Value] = {}  # by slice, port, bank: whether a row of it is asked for
+        chosen: dict[tuple[int, int, int], list[Signal]] = {}  # 1 to 3 cycles later
+        deepest: dict[int, int] = {}  # bank -> slice where it has the most rows
+        for number, (_, _, banks) in enumerate(self._slices):
+            for bank, rows in enumerate(banks):
+                if bank not in deepest or rows.depth > self._slices[deepest[bank]][2][bank].depth:
+                    deepest[bank] = number
+                for port, outer in enumerate(self.read):
+                    wanted[number, port, bank] = outer.en & self._inside(outer.address, bank, rows)
+                    chosen[number, port, bank] = [Signal(name=f"chosen{number}_{port}_{bank}_{stage}") for stage in range(3)]
+        clocks = {bank: m.d[gated(m, f"bank{bank}", Cat(
+            Cat(wanted[number, port, bank], *chosen[number, port, bank]) for port in range(len(self.read))).any())]
+            for bank, number in deepest.items()}  # a bank's outputs stand still while no row of it is on its way
         for number, (low, bits, banks) in enumerate(self._slices):
             for bank, rows in enumerate(banks):
                 m.submodules[f"slice{number}_bank{bank}"] = rows
@@ -58,13 +72,13 @@ class WeightMemory(wiring.Component):
                 m.d.sync += address.eq(outer.address)
                 parts: list[Value] = [Const(0, bits)]
                 for bank, rows in enumerate(banks):
-                    chosen = [Signal(name=f"chosen{number}_{port}_{bank}_{stage}") for stage in range(3)]
                     taken = Signal(bits, name=f"taken{number}_{port}_{bank}", reset_less=True)
                     inner = rows.read[port]
-                    m.d.sync += [chosen[0].eq(outer.en & self._inside(outer.address, bank, rows)),
-                                 chosen[1].eq(chosen[0]), chosen[2].eq(chosen[1]), taken.eq(inner.data)]
-                    m.d.comb += [inner.address.eq(address), inner.en.eq(chosen[0])]
-                    parts.append(taken & chosen[2].replicate(bits))
+                    stages = chosen[number, port, bank]
+                    clocks[bank] += [stages[0].eq(wanted[number, port, bank]), stages[1].eq(stages[0]),
+                                     stages[2].eq(stages[1]), taken.eq(inner.data)]
+                    m.d.comb += [inner.address.eq(address), inner.en.eq(stages[0])]
+                    parts.append(taken & stages[2].replicate(bits))
                 data = Signal(bits, name=f"data{number}_{port}", reset_less=True)
                 m.d.sync += data.eq(reduce(or_, parts))
                 m.d.comb += outer.data[low:low + bits].eq(data)
