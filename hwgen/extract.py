@@ -15,6 +15,7 @@ end, and can be taken by the emitter in c + 7. The rows that the emitter names i
 from collections.abc import Iterable
 from functools import reduce
 from operator import and_, or_
+from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
@@ -207,7 +208,12 @@ class Extractor(wiring.Component):
 
     def _emit(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
         lanes, planes, rows = self.m.lanes, self.m.planes, self.m.rows_per_cycle
-        entry, waiting = Signal(vector), Signal(vector)
+        waiting = Signal(vector)
+        entry = SimpleNamespace(  # signals of their own: a simulator would join and cut a wide one in every cycle
+            bits=[Signal(lanes, name=f"entry_bits{p}") for p in range(planes)],
+            count=[Signal(range(lanes + 1), name=f"entry_count{p}") for p in range(planes)],
+            total=Signal.like(waiting.total, name="entry_total"), row=Signal(ADDRESS_BITS, name="entry_row"),
+            flags=Signal(FLAGS, name="entry_flags"))
         valid, first, exhausted, go, take = Signal(), Signal(), Signal(), Signal(), Signal()
         ends = exhausted & entry.flags.last
         m.d.comb += [waiting.eq(queue.r_data), self.ending.eq(valid & ends & ~self.hold), go.eq(valid & ~(ends & self.hold)),
@@ -234,7 +240,11 @@ class Extractor(wiring.Component):
         emit = m.d[gated(m, "emit", valid | named.valid | queue.r_rdy)]
         with m.If(take):
             m.d.sync += valid.eq(queue.r_rdy)
-            emit += [entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
+            emit += [*(entry.bits[p].eq(waiting.bits[p]) for p in range(planes)),
+                     *(entry.count[p].eq(waiting.count[p]) for p in range(planes)),
+                     *(part.eq(taken) for part, taken in ((entry.total, waiting.total), (entry.row, waiting.row),
+                                                          (entry.flags, waiting.flags))), first.eq(1),
+                     exhausted.eq(waiting.total <= rows),
                      *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
         with m.Elif(go):
             emit += [*left, first.eq(0), entry.total.eq(entry.total - rows), exhausted.eq(entry.total <= 2 * rows),

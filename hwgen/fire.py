@@ -159,7 +159,8 @@ class FireUnit(wiring.Component):
                      self.stream_read.address.eq(ctl[n + 1].stream),
                      self.stream_read.en.eq(ctl[n + 1].valid & residual & ~d.fresh)]
         branch = _taken_over(m, into[n + 2], self.branch_read.data, "branch2")
-        kept = [_registered(m, into[n + 3], Mux(drop[n + 2][lane] & plain, 0, counts[lane]), b, "kept3", lane) for lane in range(lanes)]
+        kept = [_registered(m, into[n + 3], Mux(drop[n + 2][lane] & plain, 0, counts[lane]), b, "kept3", lane)
+                for lane in range(lanes)]
         gains = [times_levels(entry.gain, cfg.level_bits) if cfg.stepwise else entry.gain
                  for entry in (branch[lane] for lane in range(lanes))]
         product = [_registered(m, into[n + 3], sum((Mux(counts[lane][p], gains[lane] << p, 0) for p in range(1, b)),
@@ -169,20 +170,21 @@ class FireUnit(wiring.Component):
         # Stage n+4: the residual.
         old = [_registered(m, into[n + 3], Mux(d.fresh, 0, self.stream_read.data[lane * STREAM_BITS:(lane + 1) * STREAM_BITS]),
                            signed(STREAM_BITS), "old3", lane) for lane in range(lanes)]
-        total = [_registered(m, into[n + 4], old[lane] + product[lane], signed(STREAM_BITS), "stream4", lane) for lane in range(lanes)]
+        total = [_registered(m, into[n + 4], old[lane] + product[lane], signed(STREAM_BITS), "stream4", lane)
+                 for lane in range(lanes)]
         branch = _taken_over(m, into[n + 4], branch, "branch4")
         kept = [_registered(m, into[n + 4], value, b, "kept4", lane) for lane, value in enumerate(kept)]
         m.d.comb += [self.stream_write.address.eq(ctl[n + 4].stream),
                      self.stream_write.en.eq(ctl[n + 4].valid & residual),
                      self.stream_write.data.eq(Cat(total))]
         # Stage n+5: second initial potential, or the rounding.
-        v5 = [_registered(m, into[n + 5], _add_or_subtract(branch[lane].offset, total[lane], branch[lane].negate), signed(OFFSET_BITS + 1),
-                          "v5", lane) for lane in range(lanes)]
+        v5 = [_registered(m, into[n + 5], _add_or_subtract(branch[lane].offset, total[lane], branch[lane].negate),
+                          signed(OFFSET_BITS + 1), "v5", lane) for lane in range(lanes)]
         threshold5 = [_registered(m, into[n + 5], branch[lane].threshold, THRESHOLD_BITS, "t5", lane) for lane in range(lanes)]
         half = Signal(STREAM_BITS)
         m.d.sync += half.eq((1 << d.shift) >> 1)
-        passing5 = [_registered(m, into[n + 5], Mux(planes, total[lane] + half, kept[lane]), signed(STREAM_BITS + 1), "pass5", lane)
-                    for lane in range(lanes)]
+        passing5 = [_registered(m, into[n + 5], Mux(planes, total[lane] + half, kept[lane]), signed(STREAM_BITS + 1), "pass5",
+                                lane) for lane in range(lanes)]
         # Stages n+6 .. 2n+5: the second neuron; meanwhile, shift and clamp.
         rounded: list[Value] = [Mux(planes, value >> d.shift, value) for value in passing5]
         if cfg.stepwise:
@@ -199,7 +201,8 @@ class FireUnit(wiring.Component):
         leaving = []
         for lane in range(lanes):
             second = Mux(drop[2 * n + 5][lane], 0, counts2[lane])
-            leaving.append(_registered(m, into[2 * n + 6], Mux(norm, second, _clamped(passing[lane], top, high)), PLANES_MAX, "leave", lane))
+            leaving.append(_registered(m, into[2 * n + 6], Mux(norm, second, _clamped(passing[lane], top, high)), PLANES_MAX,
+                                       "leave", lane))
         self._pack(m, into[2 * n + 7], ctl[2 * n + 6], leaving)
         with m.If(ctl[logit_stage].valid & ctl[logit_stage].final & logits):
             m.d.comb += self.done.eq(1)

@@ -11,15 +11,14 @@ from hwgen.clock_gate import MACRO
 from hwgen.emit import Build
 from hwgen.files import digest, write_if_changed
 from sim.fast.latch import LATCHED, latched_verilog
-from sim.fast.reversed import reversals
-from sim.fast.roll import rolled
+from sim.fast.rewrite import rewritten
 from sim.fast.script import ANSWERS, HALTED, MACHINE_ERROR, SNAPSHOT, Answer, ExternalMemory, formats_header, read_answers, script
 from sim.golden.network import check_images
 from sim.host import MachineError
 from sim.runner import STAMP, SimulationFailed, build_program
 from sim.trace_file import TRACE_SUFFIX
 
-OPTIMISE = "-O3"
+OPTIMISE = "-O2 -ftree-vectorize -fvect-cost-model=dynamic"
 ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert", f"-D{MACRO}")
 """Cycles per second of processor time, cifar10-tiny with 64 lanes: -O1 545 k, -O2 640 k, -O3 645 k, -O2 for this processor
 (`build_program` does) 705 k; without the latched inputs (`sim.fast.latch`) 295 k. Profile-guided compiling gained nothing, and
@@ -49,7 +48,7 @@ def build(build: Build, *, savable: bool = False) -> Path:
     write_if_changed(base / "formats.hpp", formats_header(build.machine, savable))
     write_if_changed(base / f"{LATCHED}.v", latched_verilog(build.machine))
     machine = base / build.verilog.name
-    write_if_changed(machine, reversals(rolled(build.verilog.read_text())))
+    write_if_changed(machine, rewritten(build.verilog.read_text()))
     return build_program(
         name=PROGRAM, toplevel=LATCHED, build_dir=base / "build", optimise=OPTIMISE,
         sources=[base / f"{LATCHED}.v", machine, HERE / "harness.cpp"],

@@ -1,21 +1,23 @@
-"""Loops where Amaranth writes a copy of the same registers for every lane: Verilator keeps them, and the compiler vectorises them.
+"""Loops where the emitted Verilog says the same for every lane: Verilator keeps them, and the compiler vectorises them.
 
-The emitted Verilog says 64 times what a lane does, and so would the compiled program. Here registers `name0` .. `nameN` become an
-array, and where the logic in front of each is the same but for the number of the lane, one loop computes them all. Nothing is
+As emitted, the Verilog says 64 times what a lane does, and so would the compiled program. Here registers `name0` .. `nameN` become
+an array, and where the logic in front of each is the same but for the number of the lane, one loop computes them all. Nothing is
 assumed: the logic of every lane is compared with that of lane 0, and what differs stays as it was.
 """
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LEAST = 16
 """Registers that are worth a loop."""
 _MODULE = re.compile(r"^module .*?^endmodule\n", re.S | re.M)
-_NUMBERED = re.compile(r"([A-Za-z_]\w*?)(\d+)")
-_REGISTER = re.compile(r"^  reg (signed )?(\[\d+:0\] )?([A-Za-z_]\w*?)(\d+) = (\d+'h0+);\n", re.M)
-_CLOCKED = re.compile(r"^  always @\((posedge \w+)\)(?: begin\n    if \((\w+)\) begin)?\n {4,6}(\w+) <= (.*?);\n(?:    end\n  end\n)?", re.M)
+_REGISTER = re.compile(r"^  reg (signed )?(\[\d+:0\] )?([A-Za-z_]\w*?)(\d+) = \d+'h0+;\n", re.M)
+_CLOCKED = re.compile(r"^  always @\((posedge \w+)\)(?:\n    (\w+) <= (.*?);\n"
+                      r"| begin\n    if \((\w+)\) begin\n      (\w+) <= (.*?);\n    end\n  end\n)", re.M)
+_PORT = re.compile(r"^  (?:input|output) (?:\[\d+:0\] )?(\S+?) ?;\n", re.M)
 _WIRE = re.compile(r"^  wire (signed )?(\[\d+:0\] )?(\S+) ;\n|^  wire (signed )?(\[\d+:0\] )?(\w+);\n", re.M)
 _ASSIGN = re.compile(r"^  assign (\S+) ? ?= (.*?) ?;\n", re.M)
-_NAME = re.compile(r"\\\S+|\d+'[bh][0-9a-fA-F]+|\$signed|[A-Za-z_]\w*")
+_NAME = re.compile(r"\\\S+|\d+'[bh][0-9a-fA-F]+|(?<![.\w$])[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,13 @@ def rolled(verilog: str) -> str:
 
 def _module(text: str) -> str:
     found: dict[str, dict[int, str]] = {}
-    for signed, bits, base, number, _ in _REGISTER.findall(text):
+    for signed, bits, base, number in _REGISTER.findall(text):
         found.setdefault(base, {})[int(number)] = f"{signed}{bits}"
-    drivers = {match[3]: match for match in _CLOCKED.finditer(text)}
+    drivers = {driver.register: driver for driver in map(_driver, _CLOCKED.finditer(text))}
+    ports = set(_PORT.findall(text))
     families = {base: lanes for base, lanes in found.items()
                 if len(lanes) >= LEAST and sorted(lanes) == list(range(len(lanes))) and len(set(lanes.values())) == 1
-                and all(text.count(f" {base}{lane} <= ") == 1 and f"{base}{lane}" in drivers for lane in lanes)}
+                and all(f"{base}{lane}" in drivers and f"{base}{lane}" not in ports for lane in lanes)}
     if not families:
         return text
     wires = {name or plain: f"{signed or signed_too}{bits or bits_too}"
@@ -49,7 +52,8 @@ def _module(text: str) -> str:
     values = {name: value for name, value in _ASSIGN.findall(text) if name in wires}
     members = {f"{base}{lane}": (base, lane) for base, lanes in families.items() for lane in lanes}
     reads = _Reads(members, values)
-    all_lanes = {base: [_lane(drivers[f"{base}{lane}"], lane, reads, wires) for lane in lanes] for base, lanes in families.items()}
+    all_lanes = {base: [_lane(drivers[f"{base}{lane}"], lane, reads, wires) for lane in range(len(lanes))]
+                 for base, lanes in families.items()}
     together = {base for base, each in all_lanes.items() if len({(lane.clock, lane.guard) for lane in each}) == 1}
     alike = {base for base in together if len(set(all_lanes[base])) == 1 and all_lanes[base][0].reads <= together}
     arrays = {other for base in alike for other in all_lanes[base][0].reads} | alike
@@ -61,14 +65,29 @@ def _module(text: str) -> str:
     declared, loops = [], []
     for base in sorted(arrays):
         each, kind = all_lanes[base], families[base][0]
-        declared.append(f"  reg {kind}{base}_lanes [0:{len(each) - 1}];\n")
-        every = [drivers[f"{base}{lane}"][4] for lane in range(len(each))]
+        declared.append(f"  reg {kind}{base}_lanes [0:{len(each) - 1}];\n  initial {base}_lanes = '{{default: 0}};\n")
+        every = [drivers[f"{base}{lane}"].value for lane in range(len(each))]
         loops.append(_loop(base, kind, each) if base in alike else
-                     f"  always @({each[0].clock}) if ({each[0].guard}) {base}_lanes <= '{{{', '.join(every)}}};\n")
-    text = _CLOCKED.sub(lambda driver: "" if driver[3] in gone else driver[0], text)
+                     f"  always @({each[0].clock}) begin : take_{base}\n    automatic reg {kind}next [0:{len(each) - 1}];\n"
+                     f"    next = '{{{', '.join(every)}}};\n    if ({each[0].guard}) {base}_lanes <= next;\n  end\n")
+    text = _CLOCKED.sub(lambda driver: "" if _driver(driver).register in gone else driver[0], text)
     text = _REGISTER.sub(lambda register: "" if register[3] + register[4] in gone else register[0], text)
     head, rest = text.removesuffix("endmodule\n").split(";\n", 1)
     return f"{head};\n{''.join(declared)}" + _NAME.sub(element, rest + "".join(loops)) + "endmodule\n"
+
+
+class _Driver(NamedTuple):
+    """`if (guard) register <= value` at `clock`."""
+
+    clock: str
+    guard: str
+    register: str
+    value: str
+
+
+def _driver(match: re.Match[str]) -> _Driver:
+    clock, register, value, guard, register_too, value_too = match.groups()
+    return _Driver(clock, guard or "1", register or register_too, value or value_too)
 
 
 class _Reads:
@@ -87,7 +106,7 @@ class _Reads:
         return self._known[name]
 
 
-def _lane(driver: re.Match[str], lane: int, reads: _Reads, wires: dict[str, str]) -> _Lane:
+def _lane(driver: _Driver, lane: int, reads: _Reads, wires: dict[str, str]) -> _Lane:
     steps: list[tuple[str, str]] = []
     known: dict[str, str] = {}
     read = set()
@@ -108,8 +127,8 @@ def _lane(driver: re.Match[str], lane: int, reads: _Reads, wires: dict[str, str]
             steps.append((wires[name], value))
         return known[name]
 
-    last = plain(driver[4])
-    return _Lane(driver[1], driver[2] or "1", tuple(steps), last, frozenset(read))
+    last = plain(driver.value)
+    return _Lane(driver.clock, driver.guard, tuple(steps), last, frozenset(read))
 
 
 def _loop(base: str, kind: str, each: list[_Lane]) -> str:
