@@ -1,7 +1,7 @@
 """Loops where the emitted Verilog says the same for every lane: Verilator keeps them, and the compiler vectorises them.
 
-As emitted, the Verilog says 64 times what a lane does, and so would the compiled program. Here registers `name0` .. `nameN` become
-an array, and where the logic in front of each is the same but for the number of the lane, one loop computes them all. Nothing is
+As emitted, the Verilog says 64 times what a lane does, and so would the compiled program. Here registers `name0` .. `nameN`
+become an array, and where the logic in front of each is the same but for the number of the lane, one loop computes them all. Nothing is
 assumed: the logic of every lane is compared with that of lane 0, and what differs stays as it was.
 """
 import re
