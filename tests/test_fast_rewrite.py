@@ -40,7 +40,7 @@ def test_the_lanes_become_loops(lanes: str) -> None:
     (r"(\$signed\(shifted0_5\)) \+", r"\1 -", {"shifted0_", "shifted1_", "acc"}),  # another operator in one lane
     (r"(shifted0_)5(\) \+)", r"\g<1>6\2", {"shifted0_", "shifted1_", "acc"}),      # another lane's register
     (r"(acc)5( <= \\\$\d+ +)\[19:0\]", r"\g<1>5\2[20:1]", {"shifted0_", "shifted1_", "sum"}),
-    (r"(posedge )lanes7_clk(\)\n    sum5 )", r"\1clk\2", {"shifted0_", "shifted1_"}),  # another clock: `acc` cannot take it either
+    (r"(posedge )lanes7_clk(\)\n    sum5 )", r"\1clk\2", {"shifted0_", "shifted1_"}),  # another clock: nor can `acc` read it
     (r"sum5 = 11'h000", "sum5 = 11'h001", {"shifted0_", "shifted1_"}),             # another first value
 ])
 def test_a_lane_that_differs_stays(lanes: str, found: str, put: str, left: set[str]) -> None:

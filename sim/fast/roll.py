@@ -1,8 +1,9 @@
 """Loops where the emitted Verilog says the same for every lane: Verilator keeps them, and the compiler vectorises them.
 
-As emitted, the Verilog says 64 times what a lane does, and so would the compiled program. Here registers `name0` .. `nameN`
-become an array, and where the logic in front of each is the same but for the number of the lane, one loop computes them all. Nothing is
-assumed: the logic of every lane is compared with that of lane 0, and what differs stays as it was.
+As emitted, the Verilog says 64 times what a lane does, and so would the compiled program. Here registers `name0` ..
+`nameN` become an array, and where the logic in front of each is the same but for the number of the lane, one loop computes
+them all. Nothing is assumed: the logic of every lane is compared with that of lane 0, and a family of which one differs
+stays as it was.
 """
 import re
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ _NAME = re.compile(r"\\\S+|\d+'[bh][0-9a-fA-F]+|(?<![.\w$])[A-Za-z_]\w*")
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """What drives one register: `steps` are (type, text) of its wires, innermost first, in names of their own."""
+    """What drives one register: `steps` are (type, text) of its wires, innermost first, in names of their own.
+
+    `reads`: the families whose registers of this lane it reads.
+    """
 
     clock: str
     guard: str
