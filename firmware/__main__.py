@@ -7,7 +7,7 @@ from pathlib import Path
 from firmware.build import PREFIX, FirmwareError, driver, host_compiler, size_of, soc_image
 from hwgen.config import MachineConfig
 from hwgen.files import write_if_changed
-from hwgen.inputs import CompileError, ConfigError, NetworkError, network_arguments, read_inputs
+from hwgen.inputs import ConfigError, command_line, network_arguments, read_inputs
 from hwgen.packed import EXTENSION, PackedError, compiled, pack
 
 
@@ -66,14 +66,11 @@ def pack_command(args: argparse.Namespace) -> None:
           f"-> {network.model.classes} classes, for build {build_id:#010x}")
 
 
+@command_line(FirmwareError)
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
-    try:
-        pack_command(args) if args.command == "pack" else build_command(args)
-    except (ConfigError, NetworkError, CompileError, PackedError, FirmwareError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    pack_command(args) if args.command == "pack" else build_command(args)
     return 0
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from hwgen import register_files
 from hwgen.emit import Build, emit, emit_mmio
 from hwgen.inputs import network_arguments, read_inputs
-from hwgen.program import CompileError, demands
+from hwgen.program import demands
 from hwgen.schedule import layer_table
 from hwgen.shapes import memory_shapes
 from hwgen.synth import SynthError, add_arguments, report_text, synthesise
 from hwgen.synth_devices import DEVICES
 from hwgen.traffic import traffic_line
-from model.config import ConfigError
-from quantize.layers import NetworkError
+from model.command_line import command_line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,24 +63,21 @@ def registers_command(check: bool) -> int:
     return 0
 
 
+@command_line(SynthError)
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
-    try:
-        if args.command == "registers":
-            return registers_command(args.check)
-        config, machine, network = read_inputs(args)
-        build = emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name)
-        if args.command == "synth":
-            device = DEVICES[args.device]
-            print(report_text(synthesise(build, device, args.seeds, not args.no_route), device), end="")
-        else:
-            print_build(build)
-            if args.mmio:
-                print(f"{emit_mmio(build)}: behind a stream window")
-    except (ConfigError, NetworkError, CompileError, SynthError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.command == "registers":
+        return registers_command(args.check)
+    config, machine, network = read_inputs(args)
+    build = emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name)
+    if args.command == "synth":
+        device = DEVICES[args.device]
+        print(report_text(synthesise(build, device, args.seeds, not args.no_route), device), end="")
+    else:
+        print_build(build)
+        if args.mmio:
+            print(f"{emit_mmio(build)}: behind a stream window")
     return 0
 
 

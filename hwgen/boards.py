@@ -19,19 +19,18 @@ from tqdm import tqdm
 from hwgen import netlist, synth
 from hwgen.config import machine_config
 from hwgen.emit import Build, emit
-from hwgen.files import digest, json_text, write_if_changed
-from hwgen.inputs import network_arguments, read_inputs
+from hwgen.files import claimed, digest, json_text, write_if_changed
+from hwgen.inputs import network_arguments, network_name, read_inputs
 from hwgen.packed import pack
-from hwgen.program import CompileError
 from hwgen.schedule import predicted_cycles
 from hwgen.synth import Routed, SynthError
 from hwgen.synth_devices import ECP5, GW2A, Device
 from hwgen.uart import divisor
 from hwgen.uart_machine import UART_TOP, UartMachine
 from hwgen.verilog import convert
-from model import config as configuration
-from model.config import ConfigError
-from quantize.layers import Network, NetworkError
+from model.command_line import command_line
+from model.config import Config
+from quantize.layers import Network
 
 ROOT = Path("rtl") / "build" / "boards"
 FOLDER = Path("rtl") / "boards"
@@ -46,7 +45,6 @@ class Board:
     title: str
     device: Device
     config: Path
-    network: Path
     clock_hz: float
     """of the machine, behind the PLL"""
     baud: int
@@ -69,14 +67,14 @@ class Board:
 
 BOARDS: Mapping[str, Board] = {board.name: board for board in (
     Board("ulx3s", "Radiona ULX3S 85F (Lattice LFE5U-85F-6BG381C)", ECP5, Path("configs/ulx3s.toml"),
-          Path("configs/fashion-tiny.mstn"), clock_hz=80e6, baud=1_000_000, constraints="ulx3s.lpf", router="nextpnr-ecp5",
+          clock_hz=80e6, baud=1_000_000, constraints="ulx3s.lpf", router="nextpnr-ecp5",
           route=("--85k", "--package", "CABGA381", "--speed", "6", "--freq", "{mhz}", "--timing-allow-fail",
                  "--seed", "{seed}", "--json", "netlist.json", "--lpf", "{constraints}", "--report", "{report}", "--textcfg",
                   "{placed}"),
           packer="ecppack", pack=("--compress", "--input", "{placed}", "--bit", "{bitstream}"), suffix=".bit",
           loader=("-b", "ulx3s")),
     Board("primer20k", "Sipeed Tang Primer 20K Dock (Gowin GW2A-LV18PG256C8/I7)", GW2A, Path("configs/primer20k.toml"),
-          Path("configs/fashion-tiny.mstn"), clock_hz=27e6, baud=115_200, constraints="primer20k.cst",
+          clock_hz=27e6, baud=115_200, constraints="primer20k.cst",
           router="nextpnr-himbaechel-gowin",
           route=("--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18C", "--freq", "{mhz}", "--timing-allow-fail",
                   "--seed",
@@ -121,12 +119,11 @@ Versions: {% for name, version in report.versions.items() %}{{ name }} {{ versio
 """
 
 
-def bitstream(board: Board, network: Network, seeds: Sequence[int], config_file: Path) -> dict[str, Any]:
-    """Run what is not there yet; returns (and writes as report.json, report.md) the report.
+def bitstream(board: Board, network: Network, seeds: Sequence[int], config: Config, name: str) -> dict[str, Any]:
+    """Run what is not there yet; returns (and writes as report.json, report.md) the report, which calls the network `name`.
 
     SynthError when a tool fails or is missing, or when no seed reaches the board's clock: then there is no bitstream.
     """
-    config = configuration.load(config_file)
     folder = ROOT / board.name
     folder.mkdir(parents=True, exist_ok=True)
     yosys, router, packer = (synth.tool(name) for name in ("yosys", board.router, board.packer))
@@ -154,7 +151,7 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config_file:
             bar.update()
     best = max(routed, key=lambda result: result.fmax_mhz)
     met = best.fmax_mhz >= board.clock_hz / 1e6
-    report = _report(board, build, folder, routed, best, versions, seconds)
+    report = _report(board, name, build, folder, routed, best, versions, seconds)
     target = folder / f"{board.name}{board.suffix}"
     target.unlink(missing_ok=True)  # of another network, or of a clock that was met
     if met:
@@ -184,8 +181,8 @@ def _route(board: Board, folder: Path, router: str, seed: int, key: str) -> Rout
     return synth.routed_of(folder, seed, taken)
 
 
-def _report(board: Board, build: Build, folder: Path, routed: Sequence[Routed], best: Routed, versions: dict[str, str],
-            seconds: float) -> dict[str, Any]:
+def _report(board: Board, name: str, build: Build, folder: Path, routed: Sequence[Routed], best: Routed,
+            versions: dict[str, str], seconds: float) -> dict[str, Any]:
     cells = synth.cells_of(folder / "cells.json")
     used = board.device.count(cells)
     if used["multipliers"]:
@@ -198,7 +195,7 @@ def _report(board: Board, build: Build, folder: Path, routed: Sequence[Routed], 
     wire_bytes = model.side(0) ** 2 * beats * build.machine.bus_bytes  # of the image alone
     return {
         "board": board.name, "part": board.device.part, "what": "Synthesis, place and route with open tools",
-        "network_name": board.network.stem, "build_id": build.build_id, "machine": dataclasses.asdict(build.machine),
+        "network_name": name, "build_id": build.build_id, "machine": dataclasses.asdict(build.machine),
         "clock_mhz": board.clock_hz / 1e6, "fmax_mhz": best.fmax_mhz, "fmax_believed": board.believed, "best_seed": best.seed,
         "seeds": [dataclasses.asdict(result) for result in routed], "cycles": cycles,
         "rate_mhz": rate_hz / 1e6, "images_per_second": rate_hz / cycles if cycles else None,
@@ -237,25 +234,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for command in (making, loading):
         command.add_argument("--board", choices=sorted(BOARDS), default="ulx3s", help="default: ulx3s")
     making.add_argument("--seeds", type=synth.seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
-    network_arguments(making, config="the board's, configs/<board>.toml", network="the board's")
+    network_arguments(making, config="the board's, configs/<board>.toml")
     return top.parse_args(argv)
 
 
+@command_line(SynthError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; an error is one line and exit code 2."""
     args = _arguments(argv)
     board = BOARDS[args.board]
-    try:
-        if args.command == "program":
-            program(board)
-            return 0
-        args.config, args.network = args.config or board.config, args.network or board.network
-        _, _, network = read_inputs(args)
-        board = dataclasses.replace(board, network=args.network)
-        print(report_text(bitstream(board, network, args.seeds, args.config), board), end="")
-    except (ConfigError, NetworkError, CompileError, SynthError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.command == "program":
+        program(board)
+        return 0
+    args.config = args.config or board.config
+    config, _, network = read_inputs(args)
+    with claimed(ROOT / board.name):
+        report = bitstream(board, network, args.seeds, config, network_name(config, args))
+    print(report_text(report, board), end="")
     return 0
 
 

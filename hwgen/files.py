@@ -1,9 +1,27 @@
-"""Writing generated files: only when they changed, and never half."""
+"""Writing generated files: only when they changed, never half, and by one run at a time."""
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+class BusyError(ValueError):
+    """Another run is at work in the folder: one line that names it."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """`folder`, made if need be, for this run alone. BusyError where another has it; a run that dies lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder}: another run is at work there: wait for its end, or name another folder") from None
+        yield
 
 
 def write_if_changed(path: Path, text: str | bytes) -> bool:

@@ -3,22 +3,22 @@ import argparse
 from pathlib import Path
 
 from hwgen.config import MachineConfig, machine_config
-from hwgen.program import CompileError
 from model import config as configuration
+from model.command_line import command_line
 from model.config import Config, ConfigError
 from quantize import network as network_file
 from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_network
 
-__all__ = ["CompileError", "ConfigError", "NetworkError", "network_arguments", "network_of", "read_inputs"]
+__all__ = ["ConfigError", "command_line", "network_arguments", "network_name", "network_of", "read_inputs"]
 
 
-def network_arguments(command: argparse.ArgumentParser, *, config: str = "", network: str = "the configuration's") -> None:
-    """Adds --config, --network, --random-weights and --trained-activity; `config`, `network`: defaults, in words ("": none)."""
+def network_arguments(command: argparse.ArgumentParser, *, config: str = "") -> None:
+    """Adds --config, --network, --random-weights and --trained-activity; `config`: its default, in words ("": none)."""
     command.add_argument("--config", required=not config, type=Path,
                          help=f"default: {config}" if config else "such as configs/cifar10-tiny.toml")
-    command.add_argument("--network", type=Path, help=f"network file (default: {network})")
+    command.add_argument("--network", type=Path, help="network file (default: the configuration's)")
     command.add_argument("--random-weights", type=int, metavar="SEED", help="an untrained network instead of a trained one")
     command.add_argument("--trained-activity", action="store_true", help="random weights that fire as trained ones do")
 
@@ -41,3 +41,10 @@ def network_of(config: Config, args: argparse.Namespace) -> Network:
         raise NetworkError(f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}, "
                            "or give another --network")
     return network
+
+
+def network_name(config: Config, args: argparse.Namespace) -> str:
+    """What to call the network of `network_of`."""
+    if args.random_weights is not None:
+        return f"random weights {args.random_weights}"
+    return (args.network or config.network).stem

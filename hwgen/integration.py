@@ -15,7 +15,7 @@ from hwgen.emit import MMIO, TOP
 from hwgen.top import Accelerator
 from hwgen.window import MmioAccelerator
 from model import config as configuration
-from model.config import ConfigError
+from model.command_line import command_line
 
 GROUPS = {"s_axil": "AXI4-Lite slave: registers", "irq": "interrupt, high while a cause is pending", "busy": "a run is under way",
           "failed": "the machine holds an error", "s_axis": "AXI4-Stream in: images, memories",
@@ -69,6 +69,7 @@ def instance(m: MachineConfig, mmio: bool = False, module: str = "my_soc") -> st
     return f"module {module} (\n{heads}\n);\n  {top} machine (\n" + "\n".join(joined) + "\n  );\nendmodule\n"
 
 
+@command_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print or write the template; an error is one line and exit code 2."""
     top = argparse.ArgumentParser(prog="python -m hwgen.integration", description=__doc__)
@@ -76,15 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--mmio", action="store_true", help="the machine behind a stream window: one AXI4-Lite port")
     top.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     args = top.parse_args(argv)
-    try:
-        text = instance(machine_config(configuration.load(args.config).machine), args.mmio)
-        if args.output is None:
-            print(text, end="")
-        else:
-            args.output.write_text(text, encoding="utf-8")
-    except (ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    text = instance(machine_config(configuration.load(args.config).machine), args.mmio)
+    if args.output is None:
+        print(text, end="")
+    else:
+        args.output.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hwgen.files import digest, json_text, write_if_changed
+from model.command_line import command_line
 
 OPERATORS_FILE = "operators.json"
 MULTIPLYING = ("Times", "Divide", "Mod", "Power")
@@ -133,16 +134,13 @@ def _text(node: Any) -> str:
     return str(ASTCodeGenerator().visit(node))
 
 
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m hwgen.multipliers", description=__doc__)
     parser.add_argument("verilog", type=Path, help="such as rtl/build/cifar10-tiny/mst_accelerator.v")
     args = parser.parse_args(argv)
-    try:
-        found = save(args.verilog)
-    except VerilogError as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = save(args.verilog)
     for name, counts in found.counts.items():
         print(f"{name}: " + ", ".join(f"{amount} {group}" for group, amount in counts.items()))
     for entry in found.multiplications:

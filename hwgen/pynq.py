@@ -20,17 +20,17 @@ from hwgen.files import digest, json_text, write_if_changed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.integration import ports
 from hwgen.packed import pack
-from hwgen.program import CompileError
 from hwgen.registers import WINDOW_ADDRESS_BITS
 from hwgen.synth import SynthError
 from hwgen.synth_devices import XILINX7
+from model.command_line import command_line
 from model.config import Config, ConfigError
-from quantize.layers import Network, NetworkError
+from quantize.layers import Network
 
 NAME, PART, CLOCK_MHZ, ADDRESS = "pynq-z2", "xc7z020clg400-1", 50, "0x43C00000"
 VENDOR, LIBRARY, VERSION = "mst", "user", "1.0"
 TOP = "mst_axi"
-CONFIG, NETWORK = Path("configs") / "pynq-z2.toml", Path("configs") / "cifar10-tiny.mstn"
+CONFIG = Path("configs") / "pynq-z2.toml"
 GENERATED = (f"{TOP}.v", "package_ip.tcl", "block_design.tcl", "mst_overlay.py")
 ZYNQ = dataclasses.replace(XILINX7, name="xilinx-7z020", part="AMD Zynq XC7Z020 (PYNQ-Z2)",
                            capacity={"luts": 53200, "registers": 106400, "block_rams": 140})
@@ -76,26 +76,23 @@ def utilisation(folder: Path) -> dict[str, Any]:
     return report
 
 
+@command_line(SynthError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, and synthesise unless told not to; an error is one line and exit code 2."""
     top = argparse.ArgumentParser(prog="python -m hwgen.pynq", description=__doc__)
-    network_arguments(top, config=str(CONFIG), network=str(NETWORK))
+    network_arguments(top, config=str(CONFIG))
     top.add_argument("--no-synth", action="store_true", help="only write the files")
     args = top.parse_args(argv)
-    try:
-        args.config, args.network = args.config or CONFIG, args.network or NETWORK
-        config, _, network = read_inputs(args)
-        for path in generate(network, config, ROOT / NAME):
-            print(path)
-        if not args.no_synth:
-            report = utilisation(ROOT / NAME)
-            print(f"{report['part']}: {report['what']}")
-            for name, number in report["used"].items():
-                share = f" of {ZYNQ.capacity[name]} ({report['share'][name]:.1%})" if name in ZYNQ.capacity else ""
-                print(f"  {name:<12}{number:>8}{share}")
-    except (ConfigError, NetworkError, CompileError, SynthError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    args.config = args.config or CONFIG
+    config, _, network = read_inputs(args)
+    for path in generate(network, config, ROOT / NAME):
+        print(path)
+    if not args.no_synth:
+        report = utilisation(ROOT / NAME)
+        print(f"{report['part']}: {report['what']}")
+        for name, number in report["used"].items():
+            share = f" of {ZYNQ.capacity[name]} ({report['share'][name]:.1%})" if name in ZYNQ.capacity else ""
+            print(f"  {name:<12}{number:>8}{share}")
     return 0
 
 

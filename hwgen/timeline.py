@@ -28,6 +28,13 @@ class MemoryTiming:
     latency: int = 30
     bandwidth: Fraction = Fraction(1)
 
+    def __post_init__(self) -> None:
+        """ValueError names what is out of range."""
+        if self.latency < 0:
+            raise ValueError(f"latency of external memory must be 0 cycles or more, not {self.latency}")
+        if not 0 < self.bandwidth <= 1:
+            raise ValueError(f"bandwidth of external memory must be above 0 and at most 1 beat a cycle, not {self.bandwidth}")
+
 
 class _Channel:
     """One program of transfers, burst by burst."""

@@ -3,6 +3,7 @@ import argparse
 import sys
 
 from model import data_command
+from model.command_line import command_line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,28 +57,15 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     showing.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
 
 
-def _data(args: argparse.Namespace) -> int:
-    try:
-        data_command.run(args)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors of configuration, data and checkpoints are one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
     if args.command == "data":
-        return _data(args)
-    try:
-        from model import commands
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print("torch cannot be imported: install its CPU build, see the note on torch in `make help`", file=sys.stderr)
-        return 2
+        data_command.run(args)
+        return 0
+    from model import commands  # needs torch, data does not
     try:
         if args.command in ("import", "reference"):
             from model.reference import commands as reference
@@ -86,9 +74,6 @@ def main(argv: list[str] | None = None) -> int:
             commands.test(args, argv)
         else:
             commands.train(args)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
     finally:
         commands.leave()
     return 0

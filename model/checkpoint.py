@@ -9,14 +9,14 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
-from model.config import AnyModel, MaskingConfig, described, read_model, read_table
+from model.config import AnyModel, Config, MaskingConfig, described, read_model, read_table
 from model.factory import network
 from model.spiking import SpikingNetwork
 
@@ -29,28 +29,45 @@ class CheckpointError(ValueError):
     """A file that is not a usable checkpoint; the message is one line and names the file."""
 
 
+def of(config: Config) -> Path:
+    """The checkpoint of a configuration's network: beside the network file."""
+    return config.network.with_suffix(".safetensors")
+
+
+def expect_own(config: Config, verb: str) -> None:
+    """ValueError where the network of `config` is another configuration's, whose files it must not overwrite.
+
+    `verb`: what was to be done with it (train, export).
+    """
+    other = config.network.with_suffix(".toml")
+    if config.network.stem != config.name and other.is_file():
+        raise ValueError(f"{config.name}: its network, {config.network}, is that of {other}: {verb} that one, or name a new "
+                         "file with --output")
+
+
 def write(path: str | Path, tensors: dict[str, Tensor], kind: str, info: dict[str, Any]) -> None:
     """Write `tensors` with metadata {format, version, info as JSON} to `path`, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     metadata = {"format": kind, "version": str(VERSION), "info": json.dumps(info, sort_keys=True)}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-    with partial.open("r+b") as file:
-        _sort_metadata(file)
+    content = save_bytes({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata)
+    with partial.open("wb") as file:  # safetensors' save_file makes it private to its owner, whatever the umask
+        header = _header(content)
+        file.write(header)
+        file.write(memoryview(content)[len(header):])
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 
 
-def _sort_metadata(file: BinaryIO) -> None:
-    """Put a file's metadata in order of its keys: safetensors writes them in another one each time."""
-    (size,) = struct.unpack("<Q", file.read(8))
-    header = json.loads(file.read(size))
+def _header(content: bytes) -> bytes:
+    """A file's header, its metadata in order of their keys: safetensors writes them in another one each time."""
+    (size,) = struct.unpack_from("<Q", content)
+    header = json.loads(content[8:8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-    if len(text) == size:
-        file.seek(8)
-        file.write(text)
+    return content[:8] + (text if len(text) == size else content[8:8 + size])
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 
 from model import checkpoint
 from model import config as configuration
+from model.command_line import output_file
 from model.config import PRETRAIN, Config
 from model.data import Images, fit, load_for
 from model.distill import UNMASKED, Teacher
@@ -52,7 +53,6 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
     trainer.run(args.stop_after)
     done = trainer.epoch == config.train.epochs
     if trainer.rank == 0 and trainer.epoch:
-        output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(output.name + ".part")
         shutil.copyfile(folder / "last.safetensors", partial)
         os.replace(partial, output)
@@ -63,7 +63,9 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
 def train(args: argparse.Namespace) -> None:
     """Train as the configuration says (`[train] teacher`), then write the averaged network."""
     config = configuration.load(args.config)
-    output = Path(args.output or Path(args.config).with_suffix(".safetensors"))
+    if not args.output:
+        checkpoint.expect_own(config, args.command)
+    output = output_file(Path(args.output or checkpoint.of(config)))
     set_threads(args.threads)
     if args.stop_after is not None and args.stop_after < 1:
         raise ValueError(f"--stop-after must be at least 1, not {args.stop_after}")
@@ -88,10 +90,12 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     """Evaluate a trained network and print (and write) the JSON."""
     set_threads(args.threads)
     config = configuration.load(args.config)
-    path = Path(args.checkpoint or Path(args.config).with_suffix(".safetensors"))
+    path = Path(args.checkpoint or checkpoint.of(config))
     model, info = checkpoint.load(path)
     checkpoint.expect(path, model, config.model)
     model.masking = config.masking  # of the network as it is to run, whatever it was trained with
+    if args.output:
+        output_file(Path(args.output))
     data = load_for(config, False, args.data)
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")

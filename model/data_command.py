@@ -20,7 +20,7 @@ NAMED = 10
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's grammar."""
     command = commands.add_parser("data", help="check a data set's folder and print what is in it")
-    command.add_argument("--dataset", required=True, help=", ".join(DATASETS))
+    command.add_argument("--dataset", help=f"{', '.join(DATASETS)} (default: list them, and where each is looked for)")
     command.add_argument("--root", "--data", dest="root", help="folder that holds the data sets (default: $MST_DATA, or data)")
     command.add_argument("--part", choices=list(PARTS_OF), default="both", help="check only this part (default: both)")
     command.add_argument("--config", help="show the pictures as this configuration's network takes them")
@@ -95,8 +95,20 @@ def _arrays(name: str, entry: DataSet, folder: Path, train: bool) -> str:
             f"{len(files)} files of the published size and MD5")
 
 
+def _list(root: str | None) -> None:
+    """A line for each data set: where it is, or what to get."""
+    for name in DATASETS:
+        try:
+            print(f"{name}: {folder_of(name, root)}")
+        except DataError as error:
+            print(f"{name}: not there ({error})")
+
+
 def run(args: argparse.Namespace) -> None:
-    """Check and describe one data set; DataError where it is missing, incomplete or damaged."""
+    """Check and describe one data set, or list all; DataError where it is missing, incomplete or damaged."""
+    if args.dataset is None:
+        _list(args.root)
+        return
     name, entry = args.dataset, known(args.dataset)
     if args.tonic and not entry.events:
         raise DataError(f"--tonic compares event recordings, which {name} has none of")

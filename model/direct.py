@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from model import checkpoint
 from model import config as configuration
+from model.command_line import command_line, output_file
 from model.config import Config, MaskingConfig
 from model.data import Augment, Images, fit, load_for
 from model.datasets import DATASETS
@@ -173,28 +174,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune; errors are one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    try:
-        if args.threads < 1:
-            raise ValueError(f"--threads must be at least 1, not {args.threads}")
-        torch.set_num_threads(args.threads)
-        config = configuration.load(args.config)
-        path = args.checkpoint or args.config.with_suffix(".safetensors")
-        given, info = checkpoint.load(path)
-        checkpoint.expect(path, given, config.model)
-        model = network(config.model, config.masking.at(args.mask))
-        model.load_state_dict(given.state_dict())
-        tuner = FineTuner(config, model, load_for(config, True, args.data), args.runs / args.output.stem,
-                          steps=args.steps, epochs=args.epochs, images=args.images, batch=args.batch, rate=args.rate)
-        tuner.run()
-        checkpoint.save(args.output, model, {"dataset": config.train.dataset, "epoch": info.get("epoch"), "steps": args.steps,
-                                             "direct": tuner.log, "command": f"python -m model.direct {' '.join(argv)}"})
-    except (ValueError, OSError) as error:
-        print(f"{error}".splitlines()[0], file=sys.stderr)
-        return 2
+    if args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {args.threads}")
+    torch.set_num_threads(args.threads)
+    config = configuration.load(args.config)
+    output_file(args.output)
+    path = args.checkpoint or checkpoint.of(config)
+    given, info = checkpoint.load(path)
+    checkpoint.expect(path, given, config.model)
+    model = network(config.model, config.masking.at(args.mask))
+    model.load_state_dict(given.state_dict())
+    tuner = FineTuner(config, model, load_for(config, True, args.data), args.runs / args.output.stem,
+                      steps=args.steps, epochs=args.epochs, images=args.images, batch=args.batch, rate=args.rate)
+    tuner.run()
+    checkpoint.save(args.output, model, {"dataset": config.train.dataset, "epoch": info.get("epoch"), "steps": args.steps,
+                                         "direct": tuner.log, "command": f"python -m model.direct {' '.join(argv)}"})
     print(f"{args.output}: {tuner.epoch} passes at {args.steps} time steps")
     return 0
 

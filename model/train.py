@@ -118,6 +118,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.epoch = 0
         self.log: list[dict[str, float]] = []
+        folder.mkdir(parents=True, exist_ok=True)  # before the first epoch, not behind it
         self.events = EventFile(folder)
         first = self.model.normalise(enlarged(pixels[:settings.batch].to(self.device), config.model.image_size))
         if resume and self.state_path.exists():

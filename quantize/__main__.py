@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model import config as configuration
+from model.command_line import command_line
 from model.config import Config
 from model.datasets import DATASETS, unpadded
 from quantize.layers import Network
@@ -76,12 +77,14 @@ def _trained(path: Path) -> "SpikingNetwork":
 
 
 def _export(args: argparse.Namespace, config: Config) -> None:
+    from model import checkpoint
     from quantize.export import export
     from quantize.network import digest, save
-    checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
-    output = args.output or args.config.with_suffix(".mstn")
-    network = export(_trained(checkpoint), config)
-    notes = _notes(measured(accuracy_file(args.config)), digest(network)) | _activity(network, config.train.dataset, args.config)
+    if args.output is None:
+        checkpoint.expect_own(config, "export")
+    output = args.output or config.network
+    network = export(_trained(args.checkpoint or checkpoint.of(config)), config)
+    notes = _notes(measured(accuracy_file(config)), digest(network)) | _activity(network, config.train.dataset, args.config)
     network = dataclasses.replace(network, notes=notes)
     changed = save(output, network)
     state = "written" if changed else "unchanged"
@@ -89,18 +92,20 @@ def _export(args: argparse.Namespace, config: Config) -> None:
 
 
 def _accuracy(args: argparse.Namespace, config: Config) -> None:
+    from model import checkpoint
     from model.data import fit, load_for
     from quantize.agreement import accuracies, agreement, table
     from quantize.export import export
     from quantize.network import digest, save
     from quantize.network import load as load_network
-    output = args.output or args.config.with_suffix(".mstn")
+    output = args.output or config.network
     network = load_network(output)
-    checkpoint = args.checkpoint or args.config.with_suffix(".safetensors")
-    mst = _trained(checkpoint)
+    args.results.mkdir(parents=True, exist_ok=True)  # before the measurement, not behind it
+    trained = args.checkpoint or checkpoint.of(config)
+    mst = _trained(trained)
     name = digest(network)
     if digest(export(mst, config)) != name:
-        raise ValueError(f"{output}: is not the export of {checkpoint}: run `python -m quantize export` first")
+        raise ValueError(f"{output}: is not the export of {trained}: run `python -m quantize export` first")
     data = load_for(config, False, args.data)
     if not 1 <= args.images <= len(data.images):
         raise ValueError(f"--images must be 1 to {len(data.images)}, not {args.images}")
@@ -120,9 +125,9 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
         f"`python -m quantize accuracy --config configs/{config.name}.toml`.\n\n"
         f"{table(rows)}"))
     if len(images) == len(data.images):
-        known = measured(accuracy_file(args.config))
+        known = measured(accuracy_file(config))
         known |= {"integer": integer, "integer_images": len(images), "integer_network": name}
-        _write(accuracy_file(args.config), json.dumps(known, indent=1) + "\n")
+        _write(accuracy_file(config), json.dumps(known, indent=1) + "\n")
         save(output, dataclasses.replace(network, notes=network.notes | _notes(known, name)))
     print(lines)
     print(f"predicted class equal on {100 * rows[-1].equal:.2f} % of {count} images; "
@@ -141,15 +146,12 @@ def _sample(args: argparse.Namespace, config: Config) -> None:
     print(f"{path}: first {SAMPLE_IMAGES} test images of {DATASETS[config.train.dataset].citation}")
 
 
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a bad configuration, checkpoint, network or data set gives one line and exit code 2."""
     args = parser().parse_args(argv)
     commands = {"export": _export, "accuracy": _accuracy, "sample": _sample}
-    try:
-        commands[args.command](args, configuration.load(args.config))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    commands[args.command](args, configuration.load(args.config))
     return 0
 
 

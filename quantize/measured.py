@@ -3,10 +3,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from model.config import Config
 
-def accuracy_file(config: Path) -> Path:
-    """The file of measured accuracies beside configuration file `config`."""
-    return config.with_name(f"{config.stem}.accuracy.json")
+
+def accuracy_file(config: Config) -> Path:
+    """The file of measured accuracies of a configuration's network: beside the network file."""
+    return config.network.parent / f"{config.network.stem}.accuracy.json"
 
 
 def measured(path: Path) -> dict[str, Any]:

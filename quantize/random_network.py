@@ -48,8 +48,11 @@ def random_network(model: AnyModel, seed: int, quantize: QuantizeConfig | None =
     """An untrained, checked network: a function of the arguments alone, with mean firing rates of about 0.1 to 0.5.
 
     `activity`, such as TRAINED: thresholds and biases meet these shares on the images drawn here, instead of covering the
-    formats' corners; scores and attention, with one threshold for both, meet the share that is not 0.
+    formats' corners; scores and attention, with one threshold for both, meet the share that is not 0. ValueError for a seed
+    below 0.
     """
+    if seed < 0:
+        raise ValueError(f"the seed of random weights must be 0 or more, not {seed}")
     draft = _Draft(model, quantize or QuantizeConfig(), seed, activity)
     layers = tuple(draft.layer(shape) for shape in draft.shapes)
     network = Network(model, layers, draft.quantize.rom_bits, {"random_weights": seed})

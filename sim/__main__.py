@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgen.files import claimed
 from hwgen.inputs import network_of
-from hwgen.program import CompileError
 from model import config as configuration
 from model import datasets
+from model.command_line import command_line
 from model.config import Config, ConfigError
 from model.masking import SpikeMask
-from quantize.layers import NetworkError
 from quantize.random_network import random_images
 from sim import images as image_files
 from sim.host import HostError
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     every.add_argument("--data", type=Path, help="folder of the data sets (default: MST_DATA, else data)")
     every.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where an earlier run ended")
     single.add_argument("--latency", type=int, default=60, help="of external memory, in cycles (default: 60)")
-    single.add_argument("--bandwidth", type=Fraction, default=Fraction(1), help="of external memory, beats a cycle (default: 1)")
+    single.add_argument("--bandwidth", type=_beats, default=Fraction(1), help="of external memory, beats a cycle (default: 1)")
     for command in (run, every, single, golden, report):
         command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
     for command in (run, every, single, golden):
@@ -62,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, every, single):
         command.add_argument("--build", type=Path, help="build folder (default: rtl/build/<config>)")
     return top
+
+
+def _beats(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(f"not a number of beats a cycle: {text!r}") from None
 
 
 def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
@@ -101,9 +108,10 @@ def _verify_all(args: argparse.Namespace) -> int:
     find_simulator()  # before any long work
     folder = args.build or BUILD_ROOT / config.name
     print(f"{config.name}: {len(images)} images, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
-    build = emit(network, machine_config(config.machine), config.masking, folder)
-    summary = verify_all(build, network, masking, images, labels, ratio=args.mask, every=args.every, processes=args.processes,
-                         resume=args.resume)
+    with claimed(folder / "sim"):
+        build = emit(network, machine_config(config.machine), config.masking, folder)
+        summary = verify_all(build, network, masking, images, labels, ratio=args.mask, every=args.every,
+                             processes=args.processes, resume=args.resume)
     for failure in summary.failures[:10]:
         print(f"  {failure}")
     if summary.correct is not None:
@@ -120,16 +128,19 @@ def _single(args: argparse.Namespace) -> int:
     from sim.run import BUILD_ROOT, masked_config
     from sim.traffic import write_single_report
 
+    if args.images not in (None, 1):
+        raise ConfigError(f"single runs one image, not {args.images}: take run or verify-all for more")
+    timing = MemoryTiming(args.latency, args.bandwidth)
     config = configuration.load(args.config)
     network = network_of(config, args)
     args.images = 1
     images, _ = load_images(config, args)
     find_simulator()  # before any long work
     folder = args.build or BUILD_ROOT / config.name
-    timing = MemoryTiming(args.latency, args.bandwidth)
     print(f"{config.name}: one image, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
-    build = emit(network, machine_config(config.machine), config.masking, folder)
-    found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
+    with claimed(folder / "sim"):
+        build = emit(network, machine_config(config.machine), config.masking, folder)
+        found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
     for failure in found.verdict.failures[:10]:
         print(f"  {failure}")
     print(f"report: {write_single_report(build, found, timing)}")
@@ -223,22 +234,13 @@ def _ratio(config: Config, args: argparse.Namespace) -> str:
     return ", ".join(f"{name} {ratio}" for name, ratio in config.masking.ratios) + f", else {config.masking.ratio}"
 
 
+@command_line(SimulatorMissing, SimulationFailed, HostError)
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     args = parser().parse_args(argv)
-    try:
-        commands = {"run": _run, "verify-all": _verify_all, "single": _single, "golden": _golden, "report": _report,
-                    "matrix": _matrix}
-        return commands[args.command](args)
-    except (ConfigError, NetworkError, CompileError, SimulatorMissing, ValueError, FileNotFoundError) as error:
-        print(f"{error}".strip().splitlines()[0], file=sys.stderr)
-        return 2
-    except (SimulationFailed, HostError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    commands = {"run": _run, "verify-all": _verify_all, "single": _single, "golden": _golden, "report": _report,
+                "matrix": _matrix}
+    return commands[args.command](args)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from hwgen.program import compile_network, sized
 from hwgen.timeline import MemoryTiming
 from hwgen.traffic import traffic
 from model import config as configuration
+from model.command_line import command_line
 from model.config import Config, ConfigError
 from model.masking import SpikeMask
 from quantize import network as network_file
@@ -212,6 +213,7 @@ KEYS = ("bound_ratio", "attention_share", "dense_bitserial_ratio", "dense_timest
 """Figures at the top of bench.json."""
 
 
+@command_line(RuntimeError)
 def main(argv: list[str] | None = None) -> int:
     """`python -m sim.bench --config C [--only SECTION ...]`."""
     top = argparse.ArgumentParser(prog="python -m sim.bench", description=__doc__)
@@ -219,25 +221,21 @@ def main(argv: list[str] | None = None) -> int:
     top.add_argument("--only", nargs="+", choices=list(SECTIONS), help="run only these sections, keep the others' figures")
     top.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page that takes the figures")
     args = top.parse_args(argv)
-    try:
-        config = configuration.load(args.config)
-        network = network_file.load(config.network)
-        images, _ = image_files.of(config, IMAGES)
-        setting = Setting(args.config, config, network, images, BUILD_ROOT / config.name)
-        result = Path(RESULT)
-        known = json.loads(result.read_text(encoding="utf-8")) if args.only and result.is_file() else {}
-        sections: dict[str, Figures] = known.get("sections", {})
-        for name in args.only or SECTIONS:
-            begin = time.monotonic()
-            command = f"python -m sim.bench --config {args.config.as_posix()} --only {name}"
-            sections[name] = {**SECTIONS[name](setting), "command": command}
-            print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
-        figures = {key: next((found[key] for found in sections.values() if key in found), None) for key in KEYS}
-        write_if_changed(result, json_text({**figures, "config": config.name, "sections": sections}))
-        write_page(args.page, figures, sections)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        print(f"{error}".splitlines()[0], file=sys.stderr)
-        return 2
+    config = configuration.load(args.config)
+    network = network_file.load(config.network)
+    images, _ = image_files.of(config, IMAGES)
+    setting = Setting(args.config, config, network, images, BUILD_ROOT / config.name)
+    result = Path(RESULT)
+    known = json.loads(result.read_text(encoding="utf-8")) if args.only and result.is_file() else {}
+    sections: dict[str, Figures] = known.get("sections", {})
+    for name in args.only or SECTIONS:
+        begin = time.monotonic()
+        command = f"python -m sim.bench --config {args.config.as_posix()} --only {name}"
+        sections[name] = {**SECTIONS[name](setting), "command": command}
+        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+    figures = {key: next((found[key] for found in sections.values() if key in found), None) for key in KEYS}
+    write_if_changed(result, json_text({**figures, "config": config.name, "sections": sections}))
+    write_page(args.page, figures, sections)
     print(json.dumps(figures, indent=1))
     print(f"{RESULT} and {args.page} written")
     return 0

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.command_line import command_line
+
 STEPS = 16
 """Time steps of the step-by-step simulation."""
 STEPPED_IMAGES = 64
@@ -65,12 +67,14 @@ def _measure(config: Path, images: NDArray[np.uint8], repeats: int, threads: int
     import torch
 
     from model import checkpoint
+    from model import config as configuration
     from quantize import network as network_file
     from sim.golden.network import images_at_once, run
 
     torch.set_num_threads(threads)
-    network = network_file.load(config.with_suffix(network_file.EXTENSION))
-    model, _ = checkpoint.load(config.with_suffix(".safetensors"))
+    described = configuration.load(config)
+    network = network_file.load(described.network)
+    model, _ = checkpoint.load(checkpoint.of(described))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     few = min(len(images), STEPPED_IMAGES)
     _verify(model, pixels[:2])
@@ -174,6 +178,7 @@ def _verify(model: Any, pixels: Any) -> None:
                              "it does not run the same network")
 
 
+@command_line(BenchError)
 def main(argv: list[str] | None = None) -> int:
     """`python -m sim.bench_golden CONFIG IMAGES.npz REPEATS THREADS`: prints the ratios as one line of JSON."""
     top = argparse.ArgumentParser(prog="python -m sim.bench_golden", description=__doc__)
@@ -182,12 +187,8 @@ def main(argv: list[str] | None = None) -> int:
     top.add_argument("repeats", type=int)
     top.add_argument("threads", type=int, help="for torch; for BLAS set " + ", ".join(THREADS))
     args = top.parse_args(argv)
-    try:
-        with np.load(args.images, allow_pickle=False) as found:
-            print(json.dumps(_measure(args.config, found["images"], args.repeats, args.threads)))
-    except (BenchError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    with np.load(args.images, allow_pickle=False) as found:
+        print(json.dumps(_measure(args.config, found["images"], args.repeats, args.threads)))
     return 0
 
 

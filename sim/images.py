@@ -32,7 +32,7 @@ def of(config: Config, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 def load(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The first `count` images and labels of `path`; ValueError in one line when it is not such a file or holds too few."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as found:
             images, labels = found["images"], found["labels"]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image file: run `python -m quantize sample`, or give --images-file") from None

@@ -13,10 +13,10 @@ from pathlib import Path
 from hwgen import netlist, synth
 from hwgen.config import MachineConfig
 from hwgen.emit import TOP, Build, emit
-from hwgen.files import digest
-from hwgen.program import CompileError
+from hwgen.files import claimed, digest
 from hwgen.synth import SynthError
 from hwgen.synth_devices import ECP5
+from model.command_line import command_line
 from model.config import Config, MaskingConfig, QuantizeConfig, TrainConfig
 from model.masking import SpikeMask
 from quantize.random_network import random_images, random_network
@@ -100,6 +100,7 @@ def spoiled(file: Path, name: str) -> Path:
     return target
 
 
+@command_line(SynthError, SimulatorMissing, SimulationFailed)
 def main(argv: Sequence[str] | None = None) -> int:
     """0: bit-exact; 1: not; 2, with one line: it could not be run."""
     top = argparse.ArgumentParser(prog="python -m sim.post_synth", description=__doc__)
@@ -108,15 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--firing", choices=("exact", "stepwise"), default="exact", help="of the machine (default: exact)")
     top.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/post-synth, or post-synth-stepwise)")
     args = top.parse_args(argv)
-    try:
-        if args.images < 1:
-            raise ValueError(f"--images must be at least 1, not {args.images}")
-        stepwise = args.firing == "stepwise"
-        folder = args.output or BUILD_ROOT / ("post-synth-stepwise" if stepwise else "post-synth")
+    if args.images < 1:
+        raise ValueError(f"--images must be at least 1, not {args.images}")
+    stepwise = args.firing == "stepwise"
+    folder = args.output or BUILD_ROOT / ("post-synth-stepwise" if stepwise else "post-synth")
+    with claimed(folder / "sim"):
         verdict, cells = check(folder, images=args.images, simulator=args.sim, machine=STEPWISE if stepwise else MACHINE)
-    except (CompileError, SynthError, SimulatorMissing, SimulationFailed, ValueError) as error:
-        print(str(error).splitlines()[0], file=sys.stderr)
-        return 2
     print(f"{CASE.name} on {MACHINE.lanes} lanes, ECP5 cells: " + ", ".join(f"{number} {name}" for name, number in cells.items()))
     for failure in verdict.failures:
         print(failure)

@@ -15,7 +15,7 @@ from hwgen.files import json_text, write_if_changed
 from hwgen.multipliers import saved
 from model.config import Config
 from quantize.layers import Attention, Network
-from quantize.measured import measured
+from quantize.measured import accuracy_file, measured
 from quantize.network import digest as network_digest
 from sim import energy
 from sim.ops import LayerOps, count, mean, memories, per_image
@@ -35,13 +35,13 @@ class ReportError(ValueError):
     """There is no usable report to render: the message says what to run."""
 
 
-def write_report(outcome: Outcome, config: Config, folder: Path, accuracy_file: Path | None = None) -> None:
+def write_report(outcome: Outcome, config: Config, folder: Path, accuracies: Path | None = None) -> None:
     """Write report.json, report.md and cycles.svg of a verified run to `folder`, each only when it changed.
 
-    `accuracy_file`: measured accuracies (default: configs/<name>.accuracy.json); those in the network's notes go first.
+    `accuracies`: file of measured ones (default: beside the network file); those in the network's notes go first.
     Untrained networks have none. Errors: ReportError, `sim.energy.EnergyError`.
     """
-    values = collect(outcome, config, accuracy_file or Path("configs") / f"{config.name}.accuracy.json")
+    values = collect(outcome, config, accuracies or accuracy_file(config))
     write_if_changed(folder / JSON_FILE, json_text(values))
     render_again(folder)
 
@@ -65,7 +65,7 @@ def render_again(folder: Path) -> Path:
     return folder / MARKDOWN_FILE
 
 
-def collect(outcome: Outcome, config: Config, accuracy_file: Path) -> dict[str, Any]:
+def collect(outcome: Outcome, config: Config, accuracies: Path) -> dict[str, Any]:
     """All figures of a run, as JSON values."""
     verdict, program, machine = outcome.verdict, outcome.build.program, outcome.build.machine
     network = program.network
@@ -79,7 +79,7 @@ def collect(outcome: Outcome, config: Config, accuracy_file: Path) -> dict[str, 
     return _numbers({
         "version": VERSION, "config": config.name,
         "build_id": outcome.build.build_id, "design_id": outcome.build.design_id,
-        "network": {**_network(network), "accuracy": accuracy(network, accuracy_file)},
+        "network": {**_network(network), "accuracy": accuracy(network, accuracies)},
         "machine": dataclasses.asdict(machine),
         "rtl": {
             "images": verdict.images, "mismatches": len(verdict.mismatched_images), "passed": not verdict.failures,
@@ -96,7 +96,7 @@ def collect(outcome: Outcome, config: Config, accuracy_file: Path) -> dict[str, 
         "energy_constants": constants.sources()})
 
 
-def accuracy(network: Network, accuracy_file: Path) -> dict[str, Any]:
+def accuracy(network: Network, accuracies: Path) -> dict[str, Any]:
     """qcfs, exact, exact_agreement, integer (shares of 1), stepwise ({steps: share}), images; null where not measured.
 
     The integer accuracy counts only if it was measured on this very network. ReportError on a broken file.
@@ -104,7 +104,7 @@ def accuracy(network: Network, accuracy_file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "random_weights" not in network.notes:
         try:
-            found = measured(accuracy_file)
+            found = measured(accuracies)
         except ValueError as error:
             raise ReportError(str(error)) from None
         if found.get("integer_network") != network_digest(network):

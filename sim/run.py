@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig, machine_config
 from hwgen.emit import EXTERNAL, IMAGE_FILES, Build, emit
-from hwgen.files import write_if_changed
+from hwgen.files import claimed, write_if_changed
 from hwgen.registers import LoadTarget
 from hwgen.shapes import memory_shapes
 from hwgen.timeline import MemoryTiming
@@ -68,19 +68,20 @@ def simulate(
     `ratio`: mask ratio in place of the configuration's, set over the mask registers: the program stays as it is. `idle`,
     `stall`: most idle cycles of the image stream and stalls of the result stream (cycles then differ from the prediction).
     `memory`: how fast external memory is, where the machine has any. `steps`: time steps of a stepwise machine (default: all
-    that it has). ValueError when it has not so many, or is not stepwise.
+    that it has). ValueError when it has not so many, or is not stepwise; BusyError while another run has the folder.
     """
     folder = folder or BUILD_ROOT / config.name
-    build = emit(network, machine or machine_config(config.machine), config.masking, folder)
-    masking = masked_config(config, ratio)
-    mask = SpikeMask.of(masking)
-    count = time_steps(build.machine, steps)
-    trace = golden_trace(network, build.machine, images, mask=mask, first_image=first_image, steps=count)
-    memory = memory or MemoryTiming()
-    answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
-                                          memory, steps=steps or 0)
-    verdict = verify(build.program, trace, images, answer, trace_file, memory, steps=count)
-    return Outcome(verdict, build, trace, images, mask, masking, waveform)
+    with claimed(folder / "sim"):
+        build = emit(network, machine or machine_config(config.machine), config.masking, folder)
+        masking = masked_config(config, ratio)
+        mask = SpikeMask.of(masking)
+        count = time_steps(build.machine, steps)
+        trace = golden_trace(network, build.machine, images, mask=mask, first_image=first_image, steps=count)
+        memory = memory or MemoryTiming()
+        answer, trace_file, waveform = run_top(build, config, masking, ratio, images, simulator, waves, first_image, idle, stall,
+                                              memory, steps=steps or 0)
+        verdict = verify(build.program, trace, images, answer, trace_file, memory, steps=count)
+        return Outcome(verdict, build, trace, images, mask, masking, waveform)
 
 
 def run_top(

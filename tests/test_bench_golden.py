@@ -21,8 +21,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_network_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="torch cannot be imported: install its CPU build, see `make help`")
     np.savez(tmp_path / "images.npz", images=np.zeros((1, 32, 32, 3), np.uint8))
-    assert bench.main([str(tmp_path / "none.toml"), str(tmp_path / "images.npz"), "1", "1"]) == 2
-    assert "none.mstn" in capsys.readouterr().err
+    file = tmp_path / "mine.toml"
+    file.write_text('network = "none.mstn"\n' + (ROOT / "configs" / "cifar10-tiny.toml").read_text())
+    assert bench.main([str(file), str(tmp_path / "images.npz"), "1", "1"]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'none.mstn'}: no such network file; make it with `make quantize`\n"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from hwgen.registers import MAGIC, VERSION, WINDOW_MAGIC, address_map
 from hwgen.synth import SynthError
 from hwgen.uart_machine import UART_TOP
 from model import config as configuration
+from quantize import network as network_file
 from quantize.random_network import random_network
 from sim.runner import find_simulator
 
@@ -71,41 +72,44 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "boards" / "ulx3s"
 
 
-def network(name: str = "ulx3s") -> Any:
-    return random_network(configuration.load(BOARDS[name].config).model, 1)
+def made(*seeds: int, name: str = "ulx3s") -> dict[str, Any]:
+    """The report of a board's bitstream, with random weights."""
+    config = configuration.load(BOARDS[name].config)
+    return bitstream(BOARDS[name], random_network(config.model, 1), seeds, config, "random weights 1")
 
 
 def test_the_best_seed_is_packed_and_reported(tools: Path) -> None:
-    report = bitstream(BOARDS["ulx3s"], network(), (1, 3, 2), BOARDS["ulx3s"].config)
+    report = made(1, 3, 2)
     assert (tools / "calls").read_text() == "yosys route route route pack "
     assert (report["best_seed"], report["fmax_mhz"], report["bitstream"]) == (3, 100.0, "ulx3s.bit")
     assert (tools / "ulx3s.bit").read_text() == "bits" and (tools / "network.bin").is_file()
     used = json.loads((tools / "report.json").read_text())["used"]
     assert used == {"luts": 1, "registers": 0, "block_rams": 0, "multipliers": 0}
     text = (tools / "report.md").read_text()
+    assert text.startswith("# Radiona ULX3S 85F (Lattice LFE5U-85F-6BG381C): random weights 1\n")
     assert "best seed 100.0 MHz" in text and "| 2 | 90.0 |" in text and "machine.fire.v -> machine.csr.error" in text
 
 
 def test_steps_that_are_done_are_not_done_again(tools: Path) -> None:
     for seeds in ((1,), (1, 2)):
-        bitstream(BOARDS["ulx3s"], network(), seeds, BOARDS["ulx3s"].config)
+        made(*seeds)
     assert (tools / "calls").read_text() == "yosys route pack route pack "
     (tools / "route-1.placed").unlink()
-    bitstream(BOARDS["ulx3s"], network(), (1,), BOARDS["ulx3s"].config)
+    made(1)
     assert (tools / "calls").read_text().endswith("route pack route pack ")
 
 
 def test_a_clock_that_is_not_met_gives_no_bitstream(tools: Path) -> None:
-    bitstream(BOARDS["ulx3s"], network(), (1,), BOARDS["ulx3s"].config)
+    made(1)
     assert (tools / "ulx3s.bit").exists()
     with pytest.raises(SynthError, match=r"ulx3s: the best of seeds 0 reaches 70.0 MHz, not 80 .*--seeds 4,5,6"):
-        bitstream(BOARDS["ulx3s"], network(), (0,), BOARDS["ulx3s"].config)
+        made(0)
     assert not (tools / "ulx3s.bit").exists() and "none: the clock was not met" in (tools / "report.md").read_text()
 
 
 def test_the_second_board_takes_the_same_way(tools: Path) -> None:
     board = BOARDS["primer20k"]
-    report = bitstream(board, network("primer20k"), (1,), board.config)
+    report = made(1, name="primer20k")
     assert report["bitstream"] == "primer20k.fs" and "not to be believed" in report_text(report, board)
 
 
@@ -135,6 +139,12 @@ def test_program_says_what_is_missing(tools: Path, tmp_path: Path, monkeypatch: 
     assert "openFPGALoader failed (1)" in capsys.readouterr().err
     with pytest.raises(SynthError, match="no .*primer20k.fs"):
         program(BOARDS["primer20k"])
+
+
+@pytest.mark.parametrize("config", [*(board.config for board in BOARDS.values()), pynq.CONFIG], ids=str)
+def test_a_board_s_network_is_there_and_of_its_shape(config: Path) -> None:
+    found = configuration.load(ROOT / config)
+    assert found.network.stem != found.name and network_file.load(found.network).model == found.model
 
 
 @pytest.mark.parametrize("arguments", [["--network", "configs/cifar10-tiny.mstn"], ["--config", "nowhere.toml"],
@@ -264,5 +274,5 @@ def test_the_overlay_driver_drives(pynq_files: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_pynq_bad_files_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert pynq.main(["--config", "configs/ulx3s.toml"]) == 2
+    assert pynq.main(["--network", "configs/fashion-tiny.mstn"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

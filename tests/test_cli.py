@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hwgen.__main__ import main as hwgen_main
+from hwgen.files import claimed
 from sim.__main__ import main as sim_main
 
 CONFIG = """
@@ -93,6 +94,31 @@ def test_wrong_images_are_refused(config: Path, tmp_path: Path, capsys: pytest.C
     said = refused(capsys, sim_main(["golden", "--config", str(config), "--random-weights", "1", "--images", "2",
                                      "--images-file", str(file)]))
     assert message in said
+
+
+@pytest.mark.parametrize("kind", ["a single array", "text", "nothing"])
+def test_files_that_are_no_npz_are_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    file = tmp_path / "images.npz"
+    if kind == "a single array":
+        with file.open("wb") as out:
+            np.save(out, np.zeros((2, 8, 8, 3), np.uint8))
+    else:
+        file.write_text("# images" * (kind == "text"))
+    said = refused(capsys, sim_main(["golden", "--config", str(config), "--random-weights", "1", "--images-file", str(file)]))
+    assert said == f"{file}: not an .npz file with `images` and `labels` (File is not a zip file)"
+
+
+@pytest.mark.parametrize("command", ["run", "single"])
+def test_two_runs_in_one_folder_do_not_meet(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                            command: str) -> None:
+    build = tmp_path / "build"
+    arguments = [command, "--config", str(config), "--random-weights", "1", "--images", "1", "--build", str(build)]
+    with claimed(build / "sim"):
+        said = refused(capsys, sim_main(arguments))
+        assert said == f"{build / 'sim'}: another run is at work there: wait for its end, or name another folder"
+        assert [path.name for path in build.rglob("*")] == ["sim", ".lock"], "nothing was written"
+    with claimed(build / "sim"):
+        pass
 
 
 def test_counts_of_images_are_checked(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

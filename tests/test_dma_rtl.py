@@ -14,7 +14,6 @@ from sim.runner import Results, run_bench
 from sim.tb.dma_cases import dma_verilog
 
 # components whose constructor refused them are never elaborated
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 BENCHES = Path(__file__).resolve().parent.parent / "rtl" / "build" / "benches" / "dma"
 

@@ -183,6 +183,15 @@ def test_a_missing_set_says_what_to_get_and_how_to_point_to_it(tmp_path: Path, n
     assert f"{datasets.DATASETS[name].folders[0]}: no such folder: unpack" in err and "https://" in err and "MST_DATA" in err
 
 
+def test_data_command_lists_all_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "fashion-mnist").mkdir()
+    assert main(["data", "--root", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(datasets.DATASETS)
+    assert f"fashion_mnist: {tmp_path / 'fashion-mnist'}" in lines
+    assert sum(": not there (" in line and "unpack" in line for line in lines) == len(datasets.DATASETS) - 1
+
+
 def test_data_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layouts(tmp_path)
     root = ("--root", str(tmp_path))

@@ -16,7 +16,6 @@ from sim.runner import Results, SimulatorMissing, find_simulator, run_bench
 from sim.tb.host_dut import CONFIGS, verilog_of
 
 # components whose constructor refused them are never elaborated
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 
 BUILDS = Path(__file__).resolve().parent.parent / "rtl" / "build" / "benches" / "test_host_rtl"
 

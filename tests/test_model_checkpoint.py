@@ -44,6 +44,21 @@ def refused(path: Path, message: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_written_with_the_rights_of_any_file(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
+
+
+def test_a_place_that_cannot_be_written_is_an_os_error(saved: Path, tmp_path: Path) -> None:
+    model, info = load(saved)
+    with pytest.raises(FileExistsError):
+        save(saved / "below.safetensors", model, info)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save(tmp_path / "taken", model, info)
+
+
 def test_missing(tmp_path: Path) -> None:
     refused(tmp_path / "none.safetensors", "no such checkpoint; train one")
 

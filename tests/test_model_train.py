@@ -150,6 +150,9 @@ def test_command_line_trains_and_evaluates(project: Path, capsys: pytest.Capture
     (["train", "--threads", "0"], "--threads must be at least 1, not 0"),
     (["train", "--data", "nowhere"], "nowhere/cifar-10-batches-py: no such folder"),
     (["train", "--config", "none.toml"], "none.toml: no such configuration file"),
+    (["train", "--output", "."], ".: is a folder: name a file to write"),
+    (["train", "--threads", "1", "--runs", "README.md"], "README.md/c: not a directory"),
+    (["train", "--output", "README.md/x.safetensors"], "README.md: file exists"),
 ])
 def test_command_line_errors_are_one_line_and_code_2(project: Path, capsys: pytest.CaptureFixture[str],
                                                      arguments: list[str], message: str) -> None:
@@ -158,6 +161,12 @@ def test_command_line_errors_are_one_line_and_code_2(project: Path, capsys: pyte
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_another_configuration_s_network_is_not_trained_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "d.toml").write_text('network = "c.mstn"\n' + (project / "c.toml").read_text())
+    assert main(["train", "--config", str(project / "d.toml"), "--data", str(project / "data")]) == 2
+    assert f"is that of {project / 'c.toml'}: train that one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -79,6 +79,22 @@ def test_a_part_of_the_test_set_is_not_noted(place: Path) -> None:
     assert not (place / "tiny.accuracy.json").exists() and load_network("tiny.mstn").notes == {}
 
 
+def test_a_configuration_may_use_another_s_network_but_not_overwrite_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--config", "tiny.toml"]) == 0
+    (place / "wide.toml").write_text('network = "tiny.mstn"\n' + CONFIG)
+    assert main(["accuracy", "--config", "wide.toml", "--images", "70", "--results", "results"]) == 0
+    assert (place / "tiny.accuracy.json").is_file() and not list(place.glob("wide.*on"))
+    capsys.readouterr()
+    before = (place / "tiny.mstn").read_bytes()
+    said = refused(capsys, "export", "--config", "wide.toml")
+    assert said == "wide: its network, tiny.mstn, is that of tiny.toml: export that one, or name a new file with --output\n"
+    assert (place / "tiny.mstn").read_bytes() == before
+    assert main(["export", "--config", "wide.toml", "--output", "wide.mstn"]) == 0
+    (place / "own.toml").write_text('network = "second.mstn"\n' + CONFIG)
+    assert main(["export", "--config", "own.toml", "--checkpoint", "tiny.safetensors"]) == 0
+    assert load_network("second.mstn").model == load_network("tiny.mstn").model
+
+
 def test_sample(place: Path) -> None:
     assert main(["sample", "--config", "tiny.toml"]) == 0
     with np.load("cifar10-sample.npz", allow_pickle=False) as sample:

@@ -167,6 +167,15 @@ def test_accuracies_of_trained_networks_only(tmp_path: Path) -> None:
         accuracy(TRAINED, file)
 
 
+def test_accuracies_are_looked_for_beside_the_network_file(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, name="mine", network=tmp_path / "theirs.mstn")
+    (tmp_path / "theirs.accuracy.json").write_text(json.dumps({"exact": 0.375}))
+    outcome = an_outcome(tmp_path)
+    outcome.build.program.network = dataclasses.replace(TRAINED, notes={})
+    write_report(outcome, config, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["network"]["accuracy"]["exact"] == 0.375
+
+
 def test_accuracies_and_operators_in_the_markdown(tmp_path: Path) -> None:
     outcome = an_outcome(tmp_path)
     outcome.build.program.network = TRAINED

@@ -51,7 +51,6 @@ def test_weight_memory(width: int, latency: int) -> None:
     assert (wrong == 0) == (latency == LATENCY), f"{wrong} of 60 cycles differ"
 
 
-@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize(("change", "message"), [
     ({"depth": 0}, "at least 1 word, not 0"), ({"ports": 0}, "at least 1 read port, not 0"),
     ({"init": [1 << 8]}, "does not fit 8 bits"),

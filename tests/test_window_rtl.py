@@ -9,8 +9,6 @@ from hwgen.window import StreamWindow, axi_lite
 from sim.runner import Results, SimulatorMissing, find_simulator, run_bench
 from sim.tb.window_dut import verilog_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-
 BUILDS = Path(__file__).resolve().parent.parent / "rtl" / "build" / "benches" / "test_window_rtl"
 
 

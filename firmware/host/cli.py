@@ -93,4 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (HostError, PngError, ValueError) as error:
         print(f"mst-host: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mst-host: interrupted: mst-host clear ends what the machine is still doing", file=sys.stderr)
+        return 130
     return 0

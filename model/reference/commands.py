@@ -44,6 +44,8 @@ def run_reference(args: argparse.Namespace) -> None:
         raise ValueError(f"--steps must be integers with commas between, not {args.steps!r}") from None
     if steps[0] < 1 or args.batch < 1 or args.threads < 1:
         raise ValueError(f"--steps, --batch and --threads must be at least 1, not {steps[0]}, {args.batch}, {args.threads}")
+    if not 0 <= args.mask_ratio < 1:
+        raise ValueError(f"--mask-ratio must be in [0, 1), not {args.mask_ratio:g}")
     torch.set_num_threads(args.threads)
     model = files.load(args.file, args.mask_ratio)
     result: dict[str, object] = {"file": args.file, "parameters": model.parameters_count, "levels": model.levels,

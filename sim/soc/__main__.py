@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 from firmware.build import FirmwareError
-from hwgen.inputs import CompileError, ConfigError, NetworkError, network_arguments, read_inputs
+from hwgen.files import claimed
+from hwgen.inputs import network_arguments, read_inputs
+from model.command_line import command_line
 from model.datasets import unpadded
 from quantize.random_network import random_images
 from sim.images import load, sample
@@ -23,27 +25,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@command_line(FirmwareError, SocError, SimulatorMissing, SimulationFailed)
 def main(argv: list[str] | None = None) -> int:
     """Run the SoC; 0 when its UART agrees with the golden model, 1 when not, 2 when it cannot be run."""
     args = parser().parse_args(argv)
-    try:
-        if args.images < 1:
-            raise SocError(f"--images must be at least 1, not {args.images}")
-        config, machine, network = read_inputs(args)
-        file = args.images_file or sample(config.train.dataset)
-        random = args.random_weights is not None and args.images_file is None
-        images = random_images(config.model, 1, args.images) if random else \
-            unpadded(load(file, args.images)[0], config.model.image_size)
-        wanted = (config.model.image_size, config.model.image_size, config.model.in_channels)
-        if images.shape[1:] != wanted:
-            raise SocError(f"{file}: images are {list(images.shape[1:])}, the network takes {list(wanted)}: give --images-file")
-        folder = args.output or Path("rtl") / "build" / f"{config.name}-soc"
+    if args.images < 1:
+        raise SocError(f"--images must be at least 1, not {args.images}")
+    config, machine, network = read_inputs(args)
+    file = args.images_file or sample(config.train.dataset)
+    random = args.random_weights is not None and args.images_file is None
+    images = random_images(config.model, 1, args.images) if random else \
+        unpadded(load(file, args.images)[0], config.model.image_size)
+    wanted = (config.model.image_size, config.model.image_size, config.model.in_channels)
+    if images.shape[1:] != wanted:
+        raise SocError(f"{file}: images are {list(images.shape[1:])}, the network takes {list(wanted)}: give --images-file")
+    folder = args.output or Path("rtl") / "build" / f"{config.name}-soc"
+    with claimed(folder):
         run = simulate_soc(network, machine, config.masking, images, folder, mishaps=args.mishaps,
                            echo=lambda line: print(f"uart: {line}", flush=True))
-    except (ConfigError, NetworkError, CompileError, FirmwareError, SocError, SimulatorMissing, SimulationFailed,
-            ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
     for failure in run.failures:
         print(failure)
     verdict = "PASS" if run.passed else "FAIL"

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from model.command_line import command_line
 from sim.studies.setting import open_setting
 from sim.studies.table import Table
 
@@ -52,34 +53,29 @@ def _written(table: Table, figure: str, folder: Path, stem: str) -> int:
     return 0
 
 
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """Run one study."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    try:
-        if args.study == "norm":
-            from sim.studies import norm
-            table, figure, name = norm.study(args.config, args.against, args.images, args.data,
-                                             f"python -m sim.studies {' '.join(argv)}")
-            return _written(table, figure, args.output, f"{name}-norm")
-        setting = open_setting(args.config, images=args.images, sample=args.sample, data=args.data, network=args.network,
-                               checkpoint=args.checkpoint, command=f"python -m sim.studies {' '.join(argv)}")
-        if args.study == "attention" and not 0 <= args.image < len(setting.images):
-            raise ValueError(f"--image must be 0 to {len(setting.images) - 1}, not {args.image}")
-        module = importlib.import_module(f"sim.studies.{args.study}")
-        more = [args.image] if args.study == "attention" else [module.held_out(setting, args.held_out, args.data)] \
-            if args.study == "search" else [args.trained] if args.study == "direct" else []
-        table, figure = module.study(setting, *more)
-        return _written(table, figure, args.output, f"{setting.config.name}-{args.study}")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print(f"study {args.study}: torch cannot be imported: install its CPU build, see the note on torch in `make help`",
-              file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"{error}".splitlines()[0], file=sys.stderr)
-        return 2
+    args.output.mkdir(parents=True, exist_ok=True)  # before the study, not behind it
+    for file in getattr(args, "trained", []):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such checkpoint; make it with `python -m model.direct`")
+    if args.study == "norm":
+        from sim.studies import norm
+        table, figure, name = norm.study(args.config, args.against, args.images, args.data,
+                                         f"python -m sim.studies {' '.join(argv)}")
+        return _written(table, figure, args.output, f"{name}-norm")
+    setting = open_setting(args.config, images=args.images, sample=args.sample, data=args.data, network=args.network,
+                           checkpoint=args.checkpoint, command=f"python -m sim.studies {' '.join(argv)}")
+    if args.study == "attention" and not 0 <= args.image < len(setting.images):
+        raise ValueError(f"--image must be 0 to {len(setting.images) - 1}, not {args.image}")
+    module = importlib.import_module(f"sim.studies.{args.study}")
+    more = [args.image] if args.study == "attention" else [module.held_out(setting, args.held_out, args.data)] \
+        if args.study == "search" else [args.trained] if args.study == "direct" else []
+    table, figure = module.study(setting, *more)
+    return _written(table, figure, args.output, f"{setting.config.name}-{args.study}")
 
 
 if __name__ == "__main__":

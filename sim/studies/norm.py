@@ -62,8 +62,8 @@ def study(batch: Path, layer: Path, images: int, data: Path | None, command: str
     pixels = torch.from_numpy(datasets.fitted(raw[:count], first.model.in_channels, first.model.image_size)).permute(0, 3, 1, 2)
     rows: list[list[str | int | float | None]] = []
     lines: dict[str, list[tuple[float, float]]] = {}
-    for path, name in ((batch, "BatchNorm"), (layer, "LayerNorm")):
-        found = measure(path.with_suffix(".safetensors"), pixels, torch.from_numpy(labels[:count]))
+    for config, name in ((first, "BatchNorm"), (second, "LayerNorm")):
+        found = measure(checkpoint.of(config), pixels, torch.from_numpy(labels[:count]))
         qcfs = found.qcfs / count
         rows += [[name, "qcfs", None, qcfs, 0.0, None], [name, "exact", first.model.levels, found.exact / count,
                                                          found.exact / count - qcfs, found.equal / count]]

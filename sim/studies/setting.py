@@ -80,4 +80,5 @@ def open_setting(path: Path, *, images: int, sample: bool, data: Path | None, ne
         pictures = datasets.fitted(raw[:count], config.model.in_channels, config.model.image_size)
         labels = labels[:count].astype(np.int64)
         source = f"first {count} of the {len(raw)} {config.train.dataset} test images"
-    return Setting(path, config, found, pictures, labels, source, checkpoint or path.with_suffix(".safetensors"), command)
+    trained = checkpoint or config.network.with_suffix(".safetensors")
+    return Setting(path, config, found, pictures, labels, source, trained, command)
