@@ -28,14 +28,16 @@ class WeightMemory(wiring.Component):
 
     A write is in the memory for addresses of the next cycle on. `loadable`, `init`: as `hwgen.memory.RowMemory`; ValueError on a
     bad depth, width or initial word. A bank that is never loaded ends at its last row that is not 0 in its slice: where narrow
-    tiles lie in the last rows, whole banks fall away.
+    tiles lie in the last rows, whole banks fall away. `gates`: banks have clock gates (`hwgen.clock_gate`), which Amaranth's own
+    simulator does not know.
     """
 
-    def __init__(self, *, width: int, depth: int, ports: int, loadable: bool = True, init: Sequence[int] = ()) -> None:
+    def __init__(self, *, width: int, depth: int, ports: int, loadable: bool = True, init: Sequence[int] = (),
+                 gates: bool = True) -> None:
         check_words(width, depth, init)
         if ports < 1:
             raise ValueError(f"a row memory needs at least 1 read port, not {ports!r}")
-        self._depth = depth
+        self._depth, self._gates = depth, gates
         self._slices: list[tuple[int, int, list[RowMemory]]] = []
         for low in range(0, width, SLICE_BITS):
             bits = min(SLICE_BITS, width - low)
@@ -58,9 +60,10 @@ class WeightMemory(wiring.Component):
                 for port, outer in enumerate(self.read):
                     wanted[number, port, bank] = outer.en & self._inside(outer.address, bank, rows)
                     chosen[number, port, bank] = [Signal(name=f"chosen{number}_{port}_{bank}_{stage}") for stage in range(3)]
-        clocks = {bank: m.d[gated(m, f"bank{bank}", Cat(
-            Cat(wanted[number, port, bank], *chosen[number, port, bank]) for port in range(len(self.read))).any())]
-            for bank, number in deepest.items()}  # a bank's outputs stand still while no row of it is on its way
+        clocks = {}  # a bank's outputs stand still while no row of it is on its way
+        for bank, number in deepest.items():
+            moving = Cat(Cat(wanted[number, port, bank], *chosen[number, port, bank]) for port in range(len(self.read))).any()
+            clocks[bank] = m.d[gated(m, f"bank{bank}", moving) if self._gates else "sync"]
         for number, (low, bits, banks) in enumerate(self._slices):
             for bank, rows in enumerate(banks):
                 m.submodules[f"slice{number}_bank{bank}"] = rows
