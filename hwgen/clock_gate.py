@@ -26,6 +26,17 @@ endmodule
 """The module behind `gated_domain`, for the end of a Verilog file that uses it (`hwgen.verilog` adds it)."""
 
 
+def gated(m: Module, name: str, enable: Value) -> str:
+    """Adds clock domain `name`: the clock of "sync" in the cycles where `enable` is 1; gives `name`. It has no reset.
+
+    For registers that keep their values while `enable` is 0, or whose values are then not looked at.
+    """
+    domain = ClockDomain(name, local=True, reset_less=True)
+    m.domains += domain
+    m.submodules[f"{name}_gate"] = Instance(GATE, i_clk=ClockSignal(), i_enable=enable, o_gated=domain.clk)
+    return name
+
+
 def gated_domain(m: Module, name: str, start: Value, done: Value, stop: Value, hold: int) -> None:
     """Adds clock domain `name`: the clock of "sync" from the cycle of `start` until `hold` cycles after `done` or `stop`.
 

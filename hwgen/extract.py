@@ -15,12 +15,14 @@ end, and can be taken by the emitter in c + 7. The rows that the emitter names i
 from collections.abc import Iterable
 from functools import reduce
 from operator import and_, or_
+from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from hwgen.clock_gate import gated
 from hwgen.config import MachineConfig
 from hwgen.countdown import Countdown
 from hwgen.descriptors import ADDRESS_BITS, GEMM, layout
@@ -102,6 +104,7 @@ class Extractor(wiring.Component):
         self._walk(m, walked, ~full)
         m.d.comb += [self.en.eq(tags[1].valid & tags[1].inside & advance), self.take.eq(advance)]
 
+        fetch = m.d[gated(m, "fetch", advance & Cat(tag.valid for tag in tags[1:]).any())]
         entry, push, some, fresh = Signal(vector), Signal(), Signal(planes), Signal(init=1)
         bits = []  # of a plane, being counted
         for p in range(planes):
@@ -114,14 +117,14 @@ class Extractor(wiring.Component):
                 counts.append(Signal(range(len(chunk) + 1), name=f"count{p}_{low}", reset_less=True))
                 ones = popcount(m, chunk, f"count{p}_{low}")
                 with m.If(advance):
-                    m.d.sync += counts[-1].eq(ones)
+                    fetch += counts[-1].eq(ones)
             count = Signal(range(lanes + 1), name=f"count{p}", reset_less=True)
             with m.If(advance):
                 # no events where no word was read
                 looked = tags[3].taken[p] & tags[3].inside
-                m.d.sync += [picked.eq(Cat(self.word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
-                             counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
-                             count.eq(sum(counts[1:], counts[0]))]
+                fetch += [picked.eq(Cat(self.word[lane * planes + p] for lane in range(lanes)) & looked.replicate(lanes)),
+                          counted.eq(picked), judged_bits.eq(counted), some[p].eq(counted.any()),
+                          count.eq(sum(counts[1:], counts[0]))]
             m.d.comb += [entry.bits[p].eq(judged_bits), entry.count[p].eq(count)]
         with m.If(advance):
             m.d.sync += push.eq(tags[FETCH_STAGES - 1].valid & (Cat(bits).any() | tags[FETCH_STAGES - 1].pass_end))
@@ -205,7 +208,12 @@ class Extractor(wiring.Component):
 
     def _emit(self, m: Module, queue: SyncFIFO, vector: data.StructLayout) -> None:
         lanes, planes, rows = self.m.lanes, self.m.planes, self.m.rows_per_cycle
-        entry, waiting = Signal(vector), Signal(vector)
+        waiting = Signal(vector)
+        entry = SimpleNamespace(  # signals of their own: a simulator would join and cut a wide one in every cycle
+            bits=[Signal(lanes, name=f"entry_bits{p}") for p in range(planes)],
+            count=[Signal(range(lanes + 1), name=f"entry_count{p}") for p in range(planes)],
+            total=Signal.like(waiting.total, name="entry_total"), row=Signal(ADDRESS_BITS, name="entry_row"),
+            flags=Signal(FLAGS, name="entry_flags"))
         valid, first, exhausted, go, take = Signal(), Signal(), Signal(), Signal(), Signal()
         ends = exhausted & entry.flags.last
         m.d.comb += [waiting.eq(queue.r_data), self.ending.eq(valid & ends & ~self.hold), go.eq(valid & ~(ends & self.hold)),
@@ -235,25 +243,34 @@ class Extractor(wiring.Component):
             m.d.comb += [after.eq(entry.count[p] - sum((plane[p] for plane in outer[1:]), outer[0][p])), some[p].eq(after != 0)]
             left += [entry.count[p].eq(after), entry.bits[p].eq(_every(
                 (entry.bits[p], *(kept[port][p] | ~chosen[port][p] for port in range(rows)))))]
-        with m.If(take):
-            m.d.sync += [valid.eq(queue.r_rdy), entry.eq(waiting), first.eq(1), exhausted.eq(waiting.total <= rows),
-                         *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
-        with m.Elif(go):
-            m.d.sync += [*left, first.eq(0), entry.total.eq(entry.total - rows), exhausted.eq(entry.total <= 2 * rows),
-                         *(plane.eq(_outermost(some, port)) for port, plane in enumerate(outer))]
         # Two registers: the outermost bits, one hot; their rows.
         named, row = Signal.like(self.out), Signal(ADDRESS_BITS)
+        emit = m.d[gated(m, "emit", valid | named.valid | queue.r_rdy)]
+        with m.If(take):
+            m.d.sync += valid.eq(queue.r_rdy)
+            emit += [*(entry.bits[p].eq(waiting.bits[p]) for p in range(planes)),
+                     *(entry.count[p].eq(waiting.count[p]) for p in range(planes)),
+                     *(part.eq(taken) for part, taken in ((entry.total, waiting.total), (entry.row, waiting.row),
+                                                          (entry.flags, waiting.flags))), first.eq(1),
+                     exhausted.eq(waiting.total <= rows),
+                     *(plane.eq(_outermost(waiting.some, port)) for port, plane in enumerate(outer))]
+        with m.Elif(go):
+            emit += [*left, first.eq(0), entry.total.eq(entry.total - rows), exhausted.eq(entry.total <= 2 * rows),
+                     *(plane.eq(_outermost(some, port)) for port, plane in enumerate(outer))]
         m.d.sync += [named.valid.eq(go), named.flags.negate.eq(entry.flags.negate),
                      named.flags.load.eq(entry.flags.load & first), named.flags.shift.eq(entry.flags.shift & first),
-                     named.flags.last.eq(ends), row.eq(entry.row), named.plane[0].eq(outer[0]),
+                     named.flags.last.eq(ends), named.plane[0].eq(outer[0]),
                      self.out.valid.eq(named.valid), self.out.flags.eq(named.flags), self.out.plane.eq(named.plane)]
+        emit += row.eq(entry.row)
         if rows == 2:
             both = ~(exhausted & entry.total[0])  # with one event left port 0 takes it
             m.d.sync += named.plane[1].eq(outer[1] & both.replicate(planes))
+        rows_out = [Signal(ADDRESS_BITS, name=f"row{port}") for port in range(rows)]
         for port in range(rows):
             hot = Signal(lanes, name=f"hot{port}", reset_less=True)
-            m.d.sync += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & chosen[port][p] for p in range(planes))),
-                         self.out.row[port].eq(row + _index(hot))]
+            emit += [hot.eq(_either(entry.bits[p] & ~kept[port][p] & chosen[port][p] for p in range(planes))),
+                     rows_out[port].eq(row + _index(hot))]
+            m.d.comb += self.out.row[port].eq(rows_out[port])
 
 
 def _either(values: Iterable[Value]) -> Value:

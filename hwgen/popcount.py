@@ -9,8 +9,12 @@ def popcount(m: Module, bits: Sequence[Value], name: str) -> Value:
     first, so that the depth stays logarithmic.
 
     Every bit in between is a signal of `m`, named after `name`: Amaranth walks an expression once for each use of its parts.
+    `<name>_counted` and `<name>_ones` are what goes in and comes out (`sim.fast.rewrite` looks for them).
     """
     made = 0
+    counted = Signal(len(bits), name=f"{name}_counted")
+    ones = Signal(len(bits).bit_length(), name=f"{name}_ones")
+    m.d.comb += counted.eq(Cat(bits))
 
     def net(value: Value) -> Value:
         nonlocal made
@@ -19,7 +23,7 @@ def popcount(m: Module, bits: Sequence[Value], name: str) -> Value:
         m.d.comb += signal.eq(value)
         return signal
 
-    columns, out = [list(bits)], list[Value]()
+    columns, out = [list(counted)], list[Value]()
     while columns:
         column, carries = columns.pop(0), list[Value]()
         while len(column) > 1:
@@ -35,4 +39,5 @@ def popcount(m: Module, bits: Sequence[Value], name: str) -> Value:
         out += column
         if carries:
             columns.append(carries)
-    return Cat(out)
+    m.d.comb += ones.eq(Cat(out))
+    return ones

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Const, Elaboratable, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Elaboratable, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from hwgen.clock_gate import gated
 from hwgen.memory import RowMemory, address_bits, check_words, read_signature, write_signature
 
 SLICE_BITS = 72
@@ -27,14 +28,16 @@ class WeightMemory(wiring.Component):
 
     A write is in the memory for addresses of the next cycle on. `loadable`, `init`: as `hwgen.memory.RowMemory`; ValueError on a
     bad depth, width or initial word. A bank that is never loaded ends at its last row that is not 0 in its slice: where narrow
-    tiles lie in the last rows, whole banks fall away.
+    tiles lie in the last rows, whole banks fall away. `gates`: banks have clock gates (`hwgen.clock_gate`), which Amaranth's own
+    simulator does not know.
     """
 
-    def __init__(self, *, width: int, depth: int, ports: int, loadable: bool = True, init: Sequence[int] = ()) -> None:
+    def __init__(self, *, width: int, depth: int, ports: int, loadable: bool = True, init: Sequence[int] = (),
+                 gates: bool = True) -> None:
         check_words(width, depth, init)
         if ports < 1:
             raise ValueError(f"a row memory needs at least 1 read port, not {ports!r}")
-        self._depth = depth
+        self._depth, self._gates = depth, gates
         self._slices: list[tuple[int, int, list[RowMemory]]] = []
         for low in range(0, width, SLICE_BITS):
             bits = min(SLICE_BITS, width - low)
@@ -47,6 +50,20 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
+        wanted: dict[tuple[int, int, int], Value] = {}  # by slice, port, bank: whether a row of it is asked for
+        chosen: dict[tuple[int, int, int], list[Signal]] = {}  # 1 to 3 cycles later
+        deepest: dict[int, int] = {}  # bank -> slice where it has the most rows
+        for number, (_, _, banks) in enumerate(self._slices):
+            for bank, rows in enumerate(banks):
+                if bank not in deepest or rows.depth > self._slices[deepest[bank]][2][bank].depth:
+                    deepest[bank] = number
+                for port, outer in enumerate(self.read):
+                    wanted[number, port, bank] = outer.en & self._inside(outer.address, bank, rows)
+                    chosen[number, port, bank] = [Signal(name=f"chosen{number}_{port}_{bank}_{stage}") for stage in range(3)]
+        clocks = {}  # a bank's outputs stand still while no row of it is on its way
+        for bank, number in deepest.items():
+            moving = Cat(Cat(wanted[number, port, bank], *chosen[number, port, bank]) for port in range(len(self.read))).any()
+            clocks[bank] = m.d[gated(m, f"bank{bank}", moving) if self._gates else "sync"]
         for number, (low, bits, banks) in enumerate(self._slices):
             for bank, rows in enumerate(banks):
                 m.submodules[f"slice{number}_bank{bank}"] = rows
@@ -58,13 +75,13 @@ class WeightMemory(wiring.Component):
                 m.d.sync += address.eq(outer.address)
                 parts: list[Value] = [Const(0, bits)]
                 for bank, rows in enumerate(banks):
-                    chosen = [Signal(name=f"chosen{number}_{port}_{bank}_{stage}") for stage in range(3)]
                     taken = Signal(bits, name=f"taken{number}_{port}_{bank}", reset_less=True)
                     inner = rows.read[port]
-                    m.d.sync += [chosen[0].eq(outer.en & self._inside(outer.address, bank, rows)),
-                                 chosen[1].eq(chosen[0]), chosen[2].eq(chosen[1]), taken.eq(inner.data)]
-                    m.d.comb += [inner.address.eq(address), inner.en.eq(chosen[0])]
-                    parts.append(taken & chosen[2].replicate(bits))
+                    stages = chosen[number, port, bank]
+                    clocks[bank] += [stages[0].eq(wanted[number, port, bank]), stages[1].eq(stages[0]),
+                                     stages[2].eq(stages[1]), taken.eq(inner.data)]
+                    m.d.comb += [inner.address.eq(address), inner.en.eq(stages[0])]
+                    parts.append(taken & stages[2].replicate(bits))
                 data = Signal(bits, name=f"data{number}_{port}", reset_less=True)
                 m.d.sync += data.eq(reduce(or_, parts))
                 m.d.comb += outer.data[low:low + bits].eq(data)

@@ -25,7 +25,7 @@ def test_weight_memory(width: int, latency: int) -> None:
     """Rows come LATENCY cycles after their address, whole, from both ports; with another latency expected the bench is red."""
     rng = random.Random(width)
     words = [rng.getrandbits(width) for _ in range(DEPTH)]
-    memory = WeightMemory(width=width, depth=DEPTH, ports=2, init=words[:4])
+    memory = WeightMemory(width=width, depth=DEPTH, ports=2, init=words[:4], gates=False)
     wrong = 0
 
     async def bench(ctx: Any) -> None:
