@@ -127,14 +127,15 @@ class ScoreRows(wiring.Component):
         rows = [_Row(f"row{r}") for r in range(self.machine.attention_rows)]
         self._prepare(m, rows)
 
-        key_x, key_y = Signal(4), Signal(4)
-        wrap = key_x == desc.window_last
+        key_x, key_y, wrap = Signal(4), Signal(4), Signal()  # wrap: the key is its row's last
+        next_x = Signal.like(key_x)
+        m.d.comb += next_x.eq(Mux(self.before | wrap, 0, key_x + 1))
+        with m.If(self.before | self.valid):
+            m.d.sync += [key_x.eq(next_x), wrap.eq(next_x == desc.window_last)]
         with m.If(self.before):
-            m.d.sync += [key_x.eq(0), key_y.eq(0)]
-        with m.Elif(self.valid):
-            m.d.sync += key_x.eq(Mux(wrap, 0, key_x + 1))
-            with m.If(wrap):
-                m.d.sync += key_y.eq(key_y + 1)
+            m.d.sync += key_y.eq(0)
+        with m.Elif(self.valid & wrap):
+            m.d.sync += key_y.eq(key_y + 1)
         key_up, key_left = key_y < desc.split, key_x < desc.split
         for r, prepared in enumerate(rows):
             now = _Row(f"now{r}")

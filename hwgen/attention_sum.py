@@ -87,10 +87,12 @@ class AttentionSum(wiring.Component):
             for phase in range(b):
                 with m.Case(b - 1 - phase):
                     m.d.comb += enable.eq(desc.planes_enable[phase])
-        phases, end = cycle < b, cycle == desc.row_last
+        phases, end, next_cycle = cycle < b, Signal(), Signal.like(cycle)  # end: of a row's cycles
+        m.d.comb += next_cycle.eq(Mux(self.last | (busy & end), 0, cycle + busy))
+        m.d.sync += [cycle.eq(next_cycle), end.eq(next_cycle == desc.row_last)]
         m.d.sync += [self.take.eq(busy & end & ~self.start), self.take_last.eq(row == rows - 1)]
         with m.If(busy):
-            m.d.sync += [cycle.eq(cycle + 1), threshold[0].eq(threshold[0] >> 1)]
+            m.d.sync += threshold[0].eq(threshold[0] >> 1)
         for c in range(channels):
             rest = Signal(signed(max(len(v[0][c]), len(threshold[0])) + 1), name=f"rest_{c}")
             m.d.comb += rest.eq(v[0][c] - threshold[0])
@@ -99,11 +101,11 @@ class AttentionSum(wiring.Component):
                 count = self.row[c * b:(c + 1) * b]
                 m.d.sync += [v[0][c].eq(Mux(spike, rest, v[0][c])), count.eq(Cat(spike, Mux(cycle == 0, 0, count)[:b - 1]))]
         with m.If(busy & end):
-            m.d.sync += [cycle.eq(0), busy.eq(row != rows - 1)]
+            m.d.sync += busy.eq(row != rows - 1)
             if isinstance(row, Signal):
                 m.d.sync += row.eq(row + 1)
         with m.If(self.last):
-            m.d.sync += [busy.eq(1), cycle.eq(0)]
+            m.d.sync += busy.eq(1)
             if isinstance(row, Signal):
                 m.d.sync += row.eq(0)
         with m.If(self.start):

@@ -199,6 +199,8 @@ class Accelerator(wiring.Component):
             m.d.sync += [cycles.eq(0), events.eq(0)]
         with m.Elif(sequencer.busy):
             m.d.sync += [cycles.eq(cycles + 1), events.eq(events + taken)]
+        image_done = Signal()  # a cycle late; the next image's draws come later
+        m.d.sync += image_done.eq(sequencer.image_done)
         image = Signal(layout(IMAGE))  # the units keep what comes with their start; the loader's is kept here
         described_image = layout(IMAGE)(sequencer.payload[: layout(IMAGE).size])
         with m.If(sequencer.start_image):
@@ -218,7 +220,7 @@ class Accelerator(wiring.Component):
             sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),
             csr.busy.eq(sequencer.busy | draining),
             csr.done.eq(sequencer.finished),
-            csr.image_done.eq(sequencer.image_done),
+            csr.image_done.eq(image_done),
             csr.cycles.eq(cycles),
             csr.events.eq(events),
             csr.layer.eq(sequencer.descriptor),
