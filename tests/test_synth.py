@@ -28,7 +28,7 @@ if "--version" in sys.argv: print("Yosys 1"); sys.exit()
 pathlib.Path("calls").open("a").write("yosys ")
 if pathlib.Path("broken").exists(): sys.exit(print("ERROR: no such cell") or 1)
 kinds = [kind for kind, number in CELLS.items() for _ in range(number)]
-cells = {str(bit): {"type": kind, "parameters": {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "100100"}, "port_directions":
+cells = {str(bit): {"type": kind, "parameters": {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "10010"}, "port_directions":
                     {"Z": "output", "Q": "output"}, "connections": {"Z": [bit], "Q": [bit]}} for bit, kind in enumerate(kinds)}
 netlist = {"modules": {"synth_top": {"cells": cells, "ports": {}, "netnames": {}}}}
 pathlib.Path("netlist.json.part").write_text(json.dumps(netlist))
