@@ -256,7 +256,8 @@ def routed_of(folder: Path, seed: int, seconds: float) -> Routed:
 
 def _place(cell: str) -> str:
     """Block and name of a register, without what Yosys and nextpnr append."""
-    return re.sub(r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|PDPW16KD)_.*|\$.*)$", "", cell.removeprefix("machine."))
+    found = re.sub(r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|PDPW16KD)_.*|\$.*)$", "", cell.removeprefix("machine."))
+    return found.rstrip(".")
 
 
 def utilisation(path: Path) -> dict[str, int]:

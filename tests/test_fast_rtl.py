@@ -13,6 +13,7 @@ import pytest
 import sim.fast.verify_all as verify_all_module
 from hwgen.config import MachineConfig
 from hwgen.emit import Build, emit
+from hwgen.files import BusyError, claimed
 from model.config import MaskingConfig, ModelConfig
 from model.masking import SpikeMask
 from quantize.layers import Gemm, Network
@@ -20,7 +21,7 @@ from quantize.random_network import random_images, random_network
 from sim.__main__ import main as sim_main
 from sim.fast import Halted, build, run
 from sim.fast.script import SNAPSHOT, Op, command
-from sim.fast.verify_all import Busy, Summary, verify_all
+from sim.fast.verify_all import Summary, verify_all
 from sim.golden.network import run as golden
 from sim.host import MachineError
 from sim.job import Answer as JobAnswer
@@ -263,7 +264,7 @@ def test_two_runs_do_not_share_a_folder(small: Build, program: Path) -> None:
     images = random_images(MODEL, 9, 2)
     whole_set(small, images)
     folder = small.folder / "verify-all" / verify_all_module._key(small, small.program.network, MASKING, program, images, 3)
-    with verify_all_module._alone(folder), pytest.raises(Busy, match="another verify-all runs here"):
+    with claimed(folder), pytest.raises(BusyError, match="another run is at work there"):
         whole_set(small, images)
 
 

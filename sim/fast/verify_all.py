@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hwgen.emit import Build
-from hwgen.files import digest, json_text, write_if_changed
+from hwgen.files import claimed, digest, json_text, write_if_changed
 from model.config import MaskingConfig
 from model.masking import SpikeMask
 from quantize.layers import Network
@@ -33,10 +32,6 @@ from sim.verify import golden_logits, golden_trace, time_steps, verify
 CHUNK = 50
 """Images of one process: loading the machine costs less than one of them, and a broken-off run loses at most this many each."""
 SUMMARY = "verify-all.json"
-
-
-class Busy(ValueError):
-    """Another run works in the same folder."""
 
 
 @dataclass(slots=True)
@@ -140,7 +135,7 @@ def verify_all(build: Build, network: Network, masking: MaskingConfig, images: N
     `masking`: with the ratio that holds; `ratio`: the same, set over the registers, or None for the program's own. `labels`
     int64 [N] give the accuracy. `processes`: at a time, one a core by default. `resume=False` forgets what is known. `quiet`:
     no progress bar. It stops at the first wrong chunk. The summary goes to verify-all/verify-all.json in the build folder.
-    ValueError: bad numbers; Busy; and what `sim.fast.build` and `run` raise.
+    ValueError: bad numbers; BusyError where another run has the folder; and what `sim.fast.build` and `run` raise.
     """
     workers = processes if processes is not None else os.cpu_count() or 1
     for name, value in (("processes", workers), ("every", every), ("images", len(images))):
@@ -152,7 +147,7 @@ def verify_all(build: Build, network: Network, masking: MaskingConfig, images: N
     folder.mkdir(parents=True, exist_ok=True)
     task = Task(build, network, masking, None if ratio is None else masking.ratio256, images, every, program, folder)
     begin = time.monotonic()
-    with _alone(folder):
+    with claimed(folder):
         if not resume:
             for old in folder.glob("chunk-*.json"):
                 old.unlink()
@@ -224,16 +219,3 @@ def _summary(chunks: Sequence[Chunk], images: NDArray[np.uint8], labels: NDArray
     return Summary(images=right, of=len(images), traced=sum(chunk.traced for chunk in chunks),
                    layers=max(chunk.layers for chunk in chunks), failures=failures, correct=correct,
                    cycles=sum(sum(chunk.cycles) for chunk in chunks), ran=ran, seconds=seconds, processes=workers)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; a process that died holds nothing."""
-    import fcntl
-
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy(f"{folder}: another verify-all runs here: wait for it, or end it") from None
-        yield
