@@ -111,9 +111,11 @@ class Loader(wiring.Component):
         word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
         slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
         take, begin, fault = Signal(), Signal(), Signal(8)
-        m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
-        # What follows from a fault waits for these registers, and the packet with it: no path from tready to everything.
+        # What follows from a fault waits for these registers, and the packet with it: no path from a beat to everything.
         faulted, cancel = Signal(), Signal()
+        ready = Signal()  # a beat is taken, but for a fault: a register, for much hangs on it
+        m.d.comb += [self.s_axis_tready.eq(ready & ~faulted), take.eq(self.s_axis_tvalid & ready & ~faulted)]
+        m.d.sync += ready.eq(0)
         m.d.sync += [self.error.eq(fault), faulted.eq(fault != 0), self.done.eq(0)]
         m.d.comb += cancel.eq(faulted | self.abort)
         # Image: a whole word goes to the group writer in the cycle after its last beat, or when that is free
@@ -177,13 +179,13 @@ class Loader(wiring.Component):
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
                 m.d.comb += begin.eq(self.start | start_waits)
                 with m.If(begin):
-                    m.d.sync += [state.eq(_State.IMAGE), start_waits.eq(0)]
+                    m.d.sync += [state.eq(_State.IMAGE), start_waits.eq(0), ready.eq(1)]
                 with m.Elif(self.s_axis_tvalid & (self.load_target != 0) & ~self.busy):
-                    m.d.sync += state.eq(_State.LOAD)
+                    m.d.sync += [state.eq(_State.LOAD), ready.eq(1)]
 
             with m.Case(_State.LOAD):
                 word_full = slot == last_slot
-                m.d.comb += self.s_axis_tready.eq(~faulted)
+                m.d.sync += ready.eq(~(take & self.s_axis_tlast))
                 with m.If(take & (target != LoadTarget.DISCARD)):
                     with m.If(~known):
                         m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
@@ -201,10 +203,11 @@ class Loader(wiring.Component):
                 m.d.sync += state.eq(_State.IDLE)
 
             with m.Case(_State.IMAGE):
-                m.d.comb += self.s_axis_tready.eq((~whole | groups.free) & ~faulted)
+                m.d.sync += ready.eq(~whole | groups.free | groups.free_next)
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
+                        m.d.sync += ready.eq(groups.free_next)
                         m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(image_slots == 1),
                                      word_start.eq(word_address), word_address.eq(word_address + 1)]
                     with m.If(token_end):
@@ -212,7 +215,7 @@ class Loader(wiring.Component):
                         m.d.sync += [token_base.eq(token_base + self.desc.token_words),
                                      word_address.eq(token_base + self.desc.token_words)]
                     with m.If(image_end & (self.s_axis_tlast ^ self.desc.more)):
-                        m.d.sync += state.eq(_State.FINISH)
+                        m.d.sync += [state.eq(_State.FINISH), ready.eq(0)]
                     with m.Elif(image_end & ~self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_LONG)
                     with m.Elif(self.s_axis_tlast):
@@ -223,7 +226,7 @@ class Loader(wiring.Component):
                     m.d.sync += [state.eq(_State.IDLE), self.done.eq(~self.abort)]
 
             with m.Case(_State.DRAIN):
-                m.d.comb += self.s_axis_tready.eq(1)
+                m.d.sync += ready.eq(~(take & self.s_axis_tlast))
                 with m.If(take & self.s_axis_tlast):
                     m.d.sync += state.eq(_State.IDLE)
 
@@ -232,7 +235,7 @@ class Loader(wiring.Component):
         with m.If(cancel):
             m.d.sync += whole.eq(0)
             still_open = Mux(take, ~self.s_axis_tlast, in_packet)
-            m.d.sync += state.eq(Mux(still_open, _State.DRAIN, _State.IDLE))
+            m.d.sync += [state.eq(Mux(still_open, _State.DRAIN, _State.IDLE)), ready.eq(still_open)]
         with m.If(self.abort):
             m.d.sync += [start_waits.eq(0), self.error.eq(0), faulted.eq(0), commit.eq(0)]
         return m
@@ -242,14 +245,15 @@ class _GroupWriter(wiring.Component):
     """Writes one word of pixels as `count` spike words, heaviest bits last, from `first` on, `step` apart.
 
     `load` (only while `free`) takes `pixels` [lanes * 8]; the writes come in the next `count` cycles, and `free` is
-    high again in the last of them, so that loads every `count` cycles lose none. `cancel` drops what is left.
+    high again in the last of them, so that loads every `count` cycles lose none (`free_next`: a cycle before). `cancel` drops
+    what is left.
     """
 
     def __init__(self, m: MachineConfig, spike_address_bits: int) -> None:
         self.m = m
         fields = layout(IMAGE)
         super().__init__({
-            "load": In(1), "cancel": In(1), "free": Out(1, init=1), "pixels": In(m.lanes * PIXEL_BITS),
+            "load": In(1), "cancel": In(1), "free": Out(1, init=1), "free_next": Out(1), "pixels": In(m.lanes * PIXEL_BITS),
             "first": In(ADDRESS_BITS), "step": In(fields["words"].shape), "count": In(fields["groups"].shape),
             "write": Out(write_signature(spike_address_bits, m.word_bits)),
         })
@@ -263,12 +267,16 @@ class _GroupWriter(wiring.Component):
             self.write.en.eq(writing), self.write.address.eq(address),
             self.write.data.eq(Cat(pixel[:self.m.planes] for pixel in pixels)),
         ]
+        m.d.comb += self.free_next.eq(self.free)
+        m.d.sync += self.free.eq(self.free_next)
         with m.If(writing):
-            m.d.sync += [left.eq(left - 1), writing.eq(left != 1), address.eq(address + self.step), self.free.eq(left <= 2)]
+            m.d.comb += self.free_next.eq(left <= 2)
+            m.d.sync += [left.eq(left - 1), writing.eq(left != 1), address.eq(address + self.step)]
             m.d.sync += [pixel.eq(pixel >> self.m.planes) for pixel in pixels]
         with m.If(self.load):
-            m.d.sync += [held.eq(self.pixels), left.eq(self.count), writing.eq(self.count != 0), address.eq(self.first),
-                         self.free.eq(self.count <= 1)]
+            m.d.comb += self.free_next.eq(self.count <= 1)
+            m.d.sync += [held.eq(self.pixels), left.eq(self.count), writing.eq(self.count != 0), address.eq(self.first)]
         with m.If(self.cancel):
-            m.d.sync += [left.eq(0), writing.eq(0), self.free.eq(1)]
+            m.d.comb += self.free_next.eq(1)
+            m.d.sync += [left.eq(0), writing.eq(0)]
         return m
