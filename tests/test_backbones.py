@@ -26,7 +26,8 @@ SHAPE: dict[str, Any] = {"image_size": 8, "in_channels": 1, "classes": 5, "level
 MODELS = {
     "vgg": read_model({**SHAPE, "kind": "vgg", "depths": [1, 2], "dense": [9]}),
     "average": read_model({**SHAPE, "kind": "vgg", "depths": [2, 1], "pooling": "average", "levels": 3}),
-    "resnet": read_model({**SHAPE, "kind": "resnet", "depths": [1, 1]})}
+    "resnet": read_model({**SHAPE, "kind": "resnet", "depths": [1, 1]}),
+    "projection": read_model({**SHAPE, "kind": "resnet", "depths": [1, 2], "shortcut": "projection"})}
 MACHINE = MachineConfig(lanes=8, fire_lanes=4, attention_rows=1, acc_bits=24)
 MASKING = MaskingConfig(("conv",), 0.25)
 
@@ -47,7 +48,7 @@ def convolution(layer: Gemm, gather: Gather, values: np.ndarray) -> np.ndarray:
 
 
 def plain(network: Network, image: np.ndarray, number: int, mask: SpikeMask) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Logits of one image, and what each layer hands to the next one."""
+    """Logits of one image, and what the layer after each one reads."""
     values = image.reshape(-1, image.shape[-1]).astype(np.int64)
     handed: list[np.ndarray] = []
     stream: Any = 0
@@ -67,9 +68,12 @@ def plain(network: Network, image: np.ndarray, number: int, mask: SpikeMask) -> 
         assert layer.threshold is not None
         count = fire(convolution(layer, layer.gather, values) + layer.bias, layer.threshold)
         if layer.residual is not None:
-            assert layer.norm is not None
             joined = count * layer.residual.gain
             stream = joined if layer.residual.fresh else stream + joined
+            if layer.name.endswith("proj"):  # its counts are on the stream alone: the next layer reads the same `values`
+                handed.append(values)
+                continue
+            assert layer.norm is not None
             count = fire(np.where(layer.norm.negate, -stream, stream) + layer.norm.bias, layer.norm.threshold)
         if layer.name in rows:
             kept = mask.keep("conv", np.array([number]), rows[layer.name], *count.shape, block=layer.name)
@@ -90,9 +94,13 @@ def test_three_models_agree(name: str, masking: MaskingConfig) -> None:
         logits, handed = plain(network, image, 7 + index, mask)
         assert np.array_equal(trace.logits[index], logits)
         for layer, after, counts in zip(network.layers[:-1], network.layers[1:], handed, strict=True):
-            kind = "next" if "next" in trace.outputs[layer.name] else "counts"
-            assert np.array_equal(trace.outputs[layer.name][kind][index], counts), layer.name
-            assert np.array_equal(np.asarray(torch[layer.name][kind])[index], counts), layer.name
+            kind = next((kind for kind in ("next", "counts") if kind in trace.outputs[layer.name]), "")
+            assert bool(kind) != layer.name.endswith("proj") and bool(kind) == ("fired_next" in torch[layer.name] or kind == "counts")
+            if kind:
+                assert np.array_equal(trace.outputs[layer.name][kind][index], counts), layer.name
+                assert np.array_equal(np.asarray(torch[layer.name][kind])[index], counts), layer.name
+            if "stream" in trace.outputs[layer.name]:
+                assert np.array_equal(trace.outputs[layer.name]["stream"], np.asarray(torch[layer.name]["stream"])), layer.name
             if after.kind == "conv":
                 assert np.array_equal(trace.inputs[after.name][index], counts)
         assert np.array_equal(np.asarray(torch["head"]["logits"])[index], logits)
@@ -156,11 +164,15 @@ def plain_step(network: Network, image: np.ndarray, state: dict[str, np.ndarray]
         if layer.gather is None:
             return layer.weight @ values.sum(0) + layer.bias
         assert layer.threshold is not None
-        values = fire(layer.name, convolution(layer, layer.gather, values) + layer.bias, layer.threshold)
-        if layer.residual is not None:
-            assert layer.norm is not None
-            joined = values * layer.residual.gain
+        fired = fire(layer.name, convolution(layer, layer.gather, values) + layer.bias, layer.threshold)
+        if layer.residual is None:
+            values = fired
+        else:
+            joined = fired * layer.residual.gain
             stream = joined if layer.residual.fresh else stream + joined
+            if layer.name.endswith("proj"):
+                continue
+            assert layer.norm is not None
             signed = np.where(layer.norm.negate, -stream, stream)
             values = fire(f"{layer.name}.norm", signed + layer.norm.bias, layer.norm.threshold)
         if layer.name in rows:
