@@ -213,8 +213,8 @@ class Compiler:
               stream_base: int = 0) -> Step:
         """The descriptor of one tile: `rows` rows of the input map, `outputs` its whole output (every tile's words).
 
-        `bases`: weight_base, neuron_base, branch_base, and out_base of a layer that hands nothing on. `stream_base`: residual word
-        of the output's first token.
+        `bases`: weight_base, neuron_base, branch_base; out_base of a layer that hands nothing on. `stream_base`: residual word of
+        the output's first token.
         """
         m, source, target = self.machine, self.buffers[inputs.name], self.buffers.get(layer.name)
         channels = self._out_map(layer)[tile]
@@ -268,8 +268,10 @@ class Compiler:
             self.images.branches += branches
 
     def _unread_word(self, source: Buffer) -> int:
-        """Where a layer that reads `source` and hands nothing on leaves its words, one over the other: the fire unit writes one for
-        each token of a tile whatever follows. It is the first word of what the next layer writes before anybody reads it."""
+        """Where a layer that reads `source` and hands nothing on leaves its words, one over the other.
+
+        The fire unit writes one for each token of a tile, whatever follows; the next layer writes there before anybody reads it.
+        """
         names = list(self.buffers)
         return self.buffers[names[names.index(source.name) + 1]].base
 

@@ -1,7 +1,8 @@
 """Layer parameters of the integer network, as numpy integers (docs/semantics.md). No torch.
 
 A `Network` is a tuple of layers in execution order; each reads what was handed on last. `Gemm` is every spike GEMM; what follows
-its neuron is a `Residual` and a `NormFire`, a `Requantise` or nothing. `Attention` is windowed spike attention with a ROM softmax.
+its neuron is a `Residual` and a `NormFire`, a `Requantise` or nothing. `Attention` is windowed spike attention with a ROM
+softmax.
 """
 from dataclasses import dataclass
 

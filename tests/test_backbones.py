@@ -9,7 +9,7 @@ import pytest
 from hwgen.config import MachineConfig
 from hwgen.emit import emit
 from hwgen.program import CompileError, compile_network
-from model.config import AnyModel, ConfigError, MaskingConfig, read_model
+from model.config import ConfigError, MaskingConfig, read_model
 from model.masking import SpikeMask, conv_rows
 from quantize.layers import Gather, Gemm, Network
 from quantize.network import load, save
@@ -84,7 +84,8 @@ def plain(network: Network, image: np.ndarray, number: int, mask: SpikeMask) -> 
 
 
 @pytest.mark.parametrize("masking", [MaskingConfig(("conv",)), MASKING,
-                                     MaskingConfig(("conv",), 0.5, ratios=(("s0.conv0.conv", 0.0), ("stem.conv", 0.75)))])
+                                     MaskingConfig(("conv",), 0.5, ratios=(("s0.conv0.conv", 0.0), ("stem.conv", 0.75),
+                                                                            ("s0.b0.conv2.conv", 0.875)))])
 @pytest.mark.parametrize("name", MODELS)
 def test_three_models_agree(name: str, masking: MaskingConfig) -> None:
     network, images, mask = random_network(MODELS[name], 1), random_images(MODELS[name], 2, 2), SpikeMask.of(masking)
@@ -95,7 +96,7 @@ def test_three_models_agree(name: str, masking: MaskingConfig) -> None:
         assert np.array_equal(trace.logits[index], logits)
         for layer, after, counts in zip(network.layers[:-1], network.layers[1:], handed, strict=True):
             kind = next((kind for kind in ("next", "counts") if kind in trace.outputs[layer.name]), "")
-            assert bool(kind) != layer.name.endswith("proj") and bool(kind) == ("fired_next" in torch[layer.name] or kind == "counts")
+            assert bool(kind) == bool({"next", "counts"} & set(torch[layer.name])) == (not layer.name.endswith("proj"))
             if kind:
                 assert np.array_equal(trace.outputs[layer.name][kind][index], counts), layer.name
                 assert np.array_equal(np.asarray(torch[layer.name][kind])[index], counts), layer.name
@@ -135,13 +136,29 @@ def test_the_machine_is_the_golden(name: str, tmp_path: Path) -> None:
             assert verify(built.program, trace, image[None], seen, file).failures == []
             other = golden(built.program.network, image[None], mask=mask, first_image=answer.image + 2)
             assert ratio == 0 or verify(built.program, other, image[None], seen, file).failures != []
+    if name == "projection":
+        wrong = golden(without_shortcut(built.program.network), image[None], mask=mask, first_image=answer.image)
+        failures = verify(built.program, wrong, image[None], seen, file).failures
+        assert failures[0].startswith("image 0, s1.b0.proj (residual), token")
+        at = next(at for at, step in enumerate(built.program.steps) if step.layer == "s1.b0.proj")
+        base = built.program.steps[at].fields["out_base"]
+        assert base == built.program.buffers["s1.b0.conv1"].base
+        built.program.steps[at].fields["out_base"] = built.program.buffers["s0.b0.conv2"].base
+        assert verify(built.program, trace, image[None], seen, file).failures[0].startswith(
+            f"image 0, s1.b0.proj: wrote 32 spike words between {base} and {base}, expected 32 at ")
+
+
+def without_shortcut(network: Network) -> Network:
+    """`network`, the counts of its projections worth nothing."""
+    return dataclasses.replace(network, layers=tuple(
+        dataclasses.replace(layer, residual=dataclasses.replace(layer.residual, gain=0 * layer.residual.gain))
+        if isinstance(layer, Gemm) and layer.residual is not None and not layer.hands_on else layer for layer in network.layers))
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    model: AnyModel = MODELS["vgg"]
-    network = random_network(model, 1)
-    with pytest.raises(CompileError, match="set \\[machine\\] memory_bits = 0"):
-        compile_network(network, dataclasses.replace(MACHINE, memory_bits=64), MASKING)
+    for kind in ("vgg", "projection"):
+        with pytest.raises(CompileError, match="set \\[machine\\] memory_bits = 0"):
+            compile_network(random_network(MODELS[kind], 1), dataclasses.replace(MACHINE, memory_bits=64), MASKING)
     with pytest.raises(ConfigError, match="kind must be one of mst, vgg, resnet, not 'alexnet'"):
         read_model({**SHAPE, "kind": "alexnet"})
     with pytest.raises(ConfigError, match="image_size must be a multiple of 2"):
