@@ -109,7 +109,8 @@ class Loader(wiring.Component):
         m.submodules.groups = groups = _GroupWriter(self.m, len(self.spike_write.address))
         state, start_waits, in_packet = Signal(_State), Signal(), Signal()
         word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
-        slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
+        # It is a word's last beat; a word has one beat only: registers, for much hangs on them.
+        slot_last, single, last_slot = Signal(), Signal(), Signal(range(slots))
         take, begin, fault = Signal(), Signal(), Signal(8)
         # What follows from a fault waits for these registers, and the packet with it: no path from a beat to everything.
         faulted, cancel = Signal(), Signal()
@@ -128,25 +129,29 @@ class Loader(wiring.Component):
         with m.If(~whole | groups.free):  # whether or not a beat is there: the last one that is put in a slot is the one taken
             m.d.sync += word.word_select(slot, bus).eq(kept)
         with m.If(take):
-            m.d.sync += [slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
-                         in_packet.eq(~self.s_axis_tlast)]
+            m.d.sync += [slot.eq(slot + 1), slot_last.eq(slot + 1 == last_slot), in_packet.eq(~self.s_axis_tlast)]
         with m.If(self.start):
             m.d.sync += start_waits.eq(1)
 
         # load: which memory, where in it
-        target, address, last_slot, depth = Signal(TARGET_BITS), Signal(32), Signal(range(slots)), Signal(32)
-        known, commit, commit_address = Signal(), Signal(), Signal(32)
+        target, address, commit, commit_address = Signal(TARGET_BITS), Signal(32), Signal(), Signal(32)
+        known, dropped, past, end = Signal(), Signal(), Signal(), Signal(32)  # past: the address is beyond `end`, the last word's
         m.d.sync += commit.eq(0)
         m.d.comb += [self.load_address_next.eq(address), self.load_address_update.eq(self.loaded),
                      self.loading.eq((state == _State.LOAD) | (state == _State.LOADED)),
                      self.waiting.eq(self.s_axis_tvalid | (state != _State.IDLE))]
         with m.Switch(target):
-            for code, (width, words) in self.targets.items():
+            for code in self.targets:
                 port = getattr(self, f"{code.name.lower()}_write")
                 m.d.comb += [port.address.eq(commit_address), port.data.eq(word)]
                 with m.Case(code.value):
-                    m.d.comb += [last_slot.eq(beats_per_word(self.m.bus_bytes, width) - 1), depth.eq(words),
-                                 known.eq(1), port.en.eq(commit)]
+                    m.d.comb += port.en.eq(commit)
+        offered, beats_last, words_last = Signal(), Signal.like(last_slot), Signal(32)  # what `load_target` says
+        with m.Switch(self.load_target):
+            for code, (width, words) in self.targets.items():
+                with m.Case(code.value):
+                    m.d.comb += [offered.eq(1), beats_last.eq(beats_per_word(self.m.bus_bytes, width) - 1),
+                                 words_last.eq(words - 1)]
 
         # image: where in it
         token_base, word_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
@@ -174,8 +179,11 @@ class Loader(wiring.Component):
             with m.Case(_State.IDLE):
                 beats.begin()
                 tokens.begin()
-                m.d.sync += [word.eq(0), slot.eq(0), slot_last.eq(image_slots == 1),
-                             target.eq(self.load_target), address.eq(self.load_address),
+                first_last = Mux(begin, image_slots - 1, beats_last)
+                m.d.sync += [word.eq(0), slot.eq(0), last_slot.eq(first_last), slot_last.eq(first_last == 0),
+                             single.eq(first_last == 0), target.eq(self.load_target), known.eq(offered),
+                             dropped.eq(self.load_target == LoadTarget.DISCARD), address.eq(self.load_address),
+                             end.eq(words_last), past.eq(self.load_address > words_last),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
                 m.d.comb += begin.eq(self.start | start_waits)
                 with m.If(begin):
@@ -184,15 +192,15 @@ class Loader(wiring.Component):
                     m.d.sync += [state.eq(_State.LOAD), ready.eq(1)]
 
             with m.Case(_State.LOAD):
-                word_full = slot == last_slot
                 m.d.sync += ready.eq(~(take & self.s_axis_tlast))
-                with m.If(take & (target != LoadTarget.DISCARD)):
+                with m.If(take & ~dropped):
                     with m.If(~known):
                         m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
-                    with m.Elif(word_full & (address >= depth)):
+                    with m.Elif(slot_last & past):
                         m.d.comb += fault.eq(ErrorCode.LOAD_RANGE)
-                    with m.Elif(word_full):
-                        m.d.sync += [slot.eq(0), commit.eq(1), commit_address.eq(address), address.eq(address + 1)]
+                    with m.Elif(slot_last):
+                        m.d.sync += [slot.eq(0), slot_last.eq(single), commit.eq(1), commit_address.eq(address),
+                                     address.eq(address + 1), past.eq(address == end)]
                     with m.Elif(self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
                 with m.If(take & self.s_axis_tlast):
@@ -207,8 +215,7 @@ class Loader(wiring.Component):
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
-                        m.d.sync += ready.eq(groups.free_next)
-                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(image_slots == 1),
+                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(single), ready.eq(groups.free_next),
                                      word_start.eq(word_address), word_address.eq(word_address + 1)]
                     with m.If(token_end):
                         tokens.step()

@@ -1,8 +1,8 @@
 """Sequencer: runs the program; fetches the next descriptor, and jumps the mask LFSR for it, while the current one runs.
 
 Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of the words and the 32-cycle jump,
-whichever unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is
-done; its unit starts in the next cycle, and the fetch of the one behind it begins.
+whichever unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched `HANDOVER` cycles after the
+unit before is done; its unit starts in the next cycle, and the fetch of the one behind it begins.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -17,6 +17,8 @@ from model.masking import STEP_SEED, WIDTH
 
 FETCH_CYCLES = Jump.CYCLES + 4
 """From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""
+HANDOVER = 1
+"""From a unit's done to that cycle: done goes to a register first, for much hangs on a dispatch."""
 
 
 class Sequencer(wiring.Component):
@@ -127,7 +129,7 @@ class Sequencer(wiring.Component):
         domain = m.d.comb if self.transfers else m.d.sync
         domain += behind.eq(Cat(self.reads < sync.reads, self.writes < sync.writes))
         m.d.comb += [
-            free.eq(ready & (~unit_busy | self.unit_done) & ~self.failed & (self.results_idle | ~next_header.results)),
+            free.eq(ready & ~unit_busy & ~self.failed & (self.results_idle | ~next_header.results)),
             dispatch.eq(free & (behind == 0)),
             self.stalled.eq(free & (behind != 0)),
             self.image_start.eq(begin & restart),

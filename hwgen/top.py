@@ -189,7 +189,7 @@ class Accelerator(wiring.Component):
         ]
 
         # Sequencer and counters
-        results_idle = Signal()  # a cycle late, and never idle while a group is on its way
+        results_idle = Signal()  # a cycle late, as the unit's done is, and never idle while a group is on its way
         group = Signal(group_layout(cfg.fire_lanes))  # logits on their way to the result stream
         group_valid = Signal()
         m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid & ~group_valid)
@@ -217,7 +217,7 @@ class Accelerator(wiring.Component):
             attention.initial.eq(sequencer.initial),
             sequencer.failed.eq(csr.failing),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
-            sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),
+            sequencer.results_idle.eq(results_idle),
             csr.busy.eq(sequencer.busy | draining),
             csr.done.eq(sequencer.finished),
             csr.image_done.eq(image_done),
