@@ -207,3 +207,6 @@ def test_stepwise_is_the_plain_loop(name: str, ratio: float) -> None:
         state: dict[str, np.ndarray] = {}
         logits = [plain_step(network, image, state, 7 + index, mask.at_step(step)) for step in range(4)]
         assert np.array_equal(found.logits[:, index], np.cumsum(logits, axis=0))
+    if name == "projection":
+        other = run_stepwise(without_shortcut(network), images, 4, mask=mask, first_image=7)
+        assert not np.array_equal(found.logits, other.logits)

@@ -28,6 +28,7 @@ from quantize.network import encode
 from quantize.network import load as load_network
 from quantize.random_network import random_images, random_network
 from sim.golden.network import run as golden
+from sim.ops import count
 
 torch.set_num_threads(1)
 SHAPE: dict[str, Any] = {"kind": "resnet", "image_size": 8, "in_channels": 2, "classes": 4, "levels": 7, "depths": [1, 2, 1],
@@ -134,6 +135,17 @@ def test_the_shortcut_costs_no_memory_of_spikes() -> None:
     assert demands(found[0])["stream_words"] == demands(found[1])["stream_words"]
     own = [step for step in found[0].steps if step.layer.endswith("proj")]
     assert len(own) == 3 and not any(step.header["masked"] or step.fields["ratio0"] for step in own)
+
+
+def test_operations_are_counted_for_both_readers() -> None:
+    model, masking = read_model(PROJECTION), MaskingConfig(("conv",), 0.25)
+    network, shown = random_network(model, 1), images(1, 4)
+    program = compile_network(network, MachineConfig(lanes=16, fire_lanes=4), masking)
+    ops = {layer.name: layer for layer in count(program, golden(network, shown, mask=SpikeMask.of(masking)), shown)[0]}
+    proj, conv = ops["s1.b0.proj"], ops["s1.b0.conv1"]
+    assert (proj.dense_macs, conv.dense_macs) == (16 * 6 * 8, 16 * 9 * 6 * 8)
+    assert (proj.spikes, proj.masked_spikes, proj.rate_spikes) == (conv.spikes, conv.masked_spikes, conv.rate_spikes)
+    assert 0 < proj.events < conv.events and proj.masked_spikes > 0
 
 
 def test_files_without_the_key_keep_their_meaning() -> None:
