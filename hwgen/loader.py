@@ -40,7 +40,7 @@ def image_cycles(m: MachineConfig, tokens: int, channels: int, groups: int = 0) 
     full, rest = divmod(beats, m.lanes // m.bus_bytes)
     words = [m.lanes // m.bus_bytes] * full + ([rest] if rest else [])
     token = sum(max(count, groups) for count in words)
-    return 1 + words[0] + 1 + (tokens * token - max(words[0], groups)) + groups + 1
+    return 2 + words[0] + 1 + (tokens * token - max(words[0], groups)) + groups + 1
 
 
 class _State(enum.IntEnum):
@@ -62,8 +62,8 @@ class Loader(wiring.Component):
     LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come. A packet for
     DISCARD is taken and dropped, without a fault; `loaded` comes, `load_address` stays.
 
-    **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
-    packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
+    **Image**: `start` and, from the next cycle until `done`, `desc` (descriptors.IMAGE; every field but `base` at least 1) takes
+    one packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
     (`lanes` channels) of token `t` becomes `groups` spike words at `base + t*token_words + g*words + w`, whose lane `l`
     holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. With `more` the packet is
     not at its end: the next `start` goes on in it. `done` pulses in the cycle after
@@ -185,10 +185,10 @@ class Loader(wiring.Component):
                              dropped.eq(self.load_target == LoadTarget.DISCARD), address.eq(self.load_address),
                              end.eq(words_last), past.eq(self.load_address > words_last),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
-                m.d.comb += begin.eq(self.start | start_waits)
+                m.d.comb += begin.eq(start_waits)
                 with m.If(begin):
                     m.d.sync += [state.eq(_State.IMAGE), start_waits.eq(0), ready.eq(1)]
-                with m.Elif(self.s_axis_tvalid & (self.load_target != 0) & ~self.busy):
+                with m.Elif(self.s_axis_tvalid & (self.load_target != 0) & ~self.busy & ~self.start):
                     m.d.sync += [state.eq(_State.LOAD), ready.eq(1)]
 
             with m.Case(_State.LOAD):
