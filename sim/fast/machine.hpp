@@ -95,7 +95,7 @@ class Machine {
         top.eval();  // sets the model up
     }
 
-    /// One clock cycle. Outputs count as they are just before the rising edge.
+    /// One clock cycle. Outputs count as they are just before the clock's edge.
     void step() {
 #if MST_MEMORY_BITS
         drive_memory();
@@ -113,9 +113,7 @@ class Machine {
 #if MST_MEMORY_BITS
         clock_memory();
 #endif
-        top.clk = 1;
-        evaluate();
-        top.clk = 0;
+        top.clk ^= 1;
         evaluate();
         ++cycle;
     }
@@ -210,9 +208,8 @@ class Machine {
     /// Hand the inputs on (sim/fast/latch.py).
     void take() {
         changed_ = false;
-        top.take = 1;
+        top.take ^= 1;
         evaluate();
-        top.take = 0;  // seen by the next eval, which comes before the next rise
     }
 
     void offer_beat() {
