@@ -14,6 +14,7 @@ from hwgen.lanes import LaneArray
 from hwgen.popcount import popcount
 from hwgen.verilog import convert
 from sim.fast.clocks import unclocked
+from sim.fast.memories import enabled
 from sim.fast.merge import merged
 from sim.fast.rewrite import counted
 from sim.fast.roll import rolled
@@ -144,6 +145,46 @@ def test_another_choice_stays(old: str, new: str) -> None:
     assert text.count(old) == 1
     text = text.replace(old, new)
     assert selected(text) == text
+
+
+def memories(count: int) -> str:
+    """A module of `count` memories, and theirs."""
+    parts = "".join(f"  part{number} memory{number} (\n    .clk(clk)\n  );\n" for number in range(count))
+    return f"module top(clk);\n{parts}endmodule\n" + "".join(f"""module part{number} (clk, \\a$1 , b);
+  reg [7:0] memory [3:0];
+  always @(posedge clk) begin
+    if (\\a$1 )
+      memory[address] <= data;
+  end
+  always @(posedge clk) begin
+    if (\\a$1 ) begin
+      _0_ <= memory[address];
+    end
+    if (b) begin
+      _1_ <= memory[address];
+    end
+  end
+  always @(posedge clk) begin
+    if (b) begin
+      c <= d;
+    end
+    e <= f;
+  end
+endmodule
+""" for number in range(count))
+
+
+def test_many_memories_wait_for_their_enables() -> None:
+    text = enabled(memories(8))
+    assert re.findall(r"@\(.*\)", text) == [
+        r"@(posedge clk iff \a$1 )", r"@(posedge clk iff \a$1  | b)", "@(posedge clk)"] * 8
+    assert re.findall(r"@\(.*\)", unclocked(text.replace("  reg [7:0] m", "  input clk;\n  reg [7:0] m")
+                                            .replace("top(clk);\n", "top(clk);\n  input clk;\n")))[:3] == [
+        r"@(edge mst_fast.clk iff clk & (\a$1 ))", r"@(edge mst_fast.clk iff clk & (\a$1  | b))", "@(edge mst_fast.clk iff clk)"]
+
+
+def test_few_memories_stay() -> None:
+    assert enabled(memories(7)) == memories(7)
 
 
 GATED = """module top(clk, rst, d, q);

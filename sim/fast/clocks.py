@@ -12,8 +12,8 @@ from hwgen.clock_gate import GATE
 from sim.fast.latch import TICK
 
 _MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule\n", re.S | re.M)
-_EDGE = re.compile(r"@\(posedge (\w+)\)")
-_OTHER = re.compile(r"@(?!\*|\(posedge \w+\))(?:\(.*?\)|.*)")
+_EDGE = re.compile(r"@\(posedge (\w+)(?: iff ([^()]*))?\)")
+_OTHER = re.compile(r"@(?!\*|\(posedge \w+(?: iff [^()]*)?\))(?:\(.*?\)|.*)")
 _INSTANCE = re.compile(r"^  (\\\S+|\w+) +(?:\\\S+|\w+) +\(\n((?:    \..*\n)+)  \);\n", re.M)
 _JOINT = re.compile(r"^    \.(\w+)\((\w+)\),?$", re.M)
 _GATE = re.compile(rf"^module {GATE}\b.*?^endmodule\n", re.S | re.M)
@@ -34,7 +34,7 @@ def unclocked(verilog: str) -> str:
     modules = {found[1]: found[0] for found in _MODULE.finditer(_GATE.sub("", verilog))}
     parts = {name: [(child, _JOINT.findall(joints)) for child, joints in _INSTANCE.findall(text)]
              for name, text in modules.items()}
-    clocks = {name: set(_EDGE.findall(text)) for name, text in modules.items()} | {GATE: {"clk", "gated"}}
+    clocks = {name: {edge[0] for edge in _EDGE.findall(text)} for name, text in modules.items()} | {GATE: {"clk", "gated"}}
     known, handed = -1, dict[str, list[str]]()
     while known != (known := sum(map(len, clocks.values()))):  # a module's clocks are also those of its parts
         for name in modules:
@@ -47,7 +47,8 @@ def unclocked(verilog: str) -> str:
         gated = {net for child, joints in parts[name] if child == GATE for port, net in joints if port == "gated"}
         for net in sorted(clocks[name]):
             _check(name, net, text, gated, handed[name].count(net))
-    return _EDGE.sub(rf"@(edge {TICK} iff \1)", _GATE.sub(lambda _: _ANDED, verilog))
+    return _EDGE.sub(lambda edge: f"@(edge {TICK} iff {edge[1]}{f' & ({edge[2]})' if edge[2] else ''})",
+                     _GATE.sub(lambda _: _ANDED, verilog))
 
 
 def _check(module: str, net: str, text: str, gated: set[str], handed: int) -> None:
@@ -57,5 +58,5 @@ def _check(module: str, net: str, text: str, gated: set[str], handed: int) -> No
     places = len(re.findall(rf"(?<![\w$.\\]){net}(?![\w$])", text))
     if not put_in and net not in gated:
         raise ValueError(f"module {module}: clock {net} is no input and no gate's output: sim/fast/clocks.py cannot simulate it")
-    if places != declared + _EDGE.findall(text).count(net) + handed:
+    if places != declared + [edge[0] for edge in _EDGE.findall(text)].count(net) + handed:
         raise ValueError(f"module {module}: {net} is a clock and more: sim/fast/clocks.py cannot simulate it")

@@ -2,6 +2,7 @@
 import re
 
 from sim.fast.clocks import unclocked
+from sim.fast.memories import enabled
 from sim.fast.merge import merged
 from sim.fast.roll import rolled
 from sim.fast.select import selected
@@ -13,7 +14,7 @@ _BITS = re.compile(r"\{ (\w+)_bit\d+(?:, \1_bit\d+)* \}")
 
 def rewritten(verilog: str) -> str:
     """Verilog of the machine as Verilator gets it."""
-    return unclocked(selected(counted(streamed(rolled(merged(verilog))))))
+    return unclocked(enabled(selected(counted(streamed(rolled(merged(verilog)))))))
 
 
 def counted(verilog: str) -> str:
