@@ -18,7 +18,7 @@ from sim.runner import STAMP, SimulationFailed, build_program
 from sim.trace_file import TRACE_SUFFIX
 
 OPTIMISE = "-O3"
-ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert", "-fno-table")
+ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert", "-fno-table", "-fno-split")
 """What gained, in processor time of one process on the same images (cifar10-tiny, 64 lanes): the latched inputs
 (`sim.fast.latch`) 2.2 times, compiling for this processor 1.1. Then, each over what was there before it: clocks of their own for
 the stages of fetcher, lanes and fire unit (`hwgen.clock_gate.gated`) 1.43; for the weight banks and the draws of a mask that is

@@ -16,8 +16,11 @@
 #include "memory.hpp"
 #endif
 
-/// What `eval()` of the model does beside locks for threads that are not there; weak: another Verilator may name it otherwise.
-__attribute__((weak)) void Vmst_fast___024root___eval(Vmst_fast___024root* root);
+/// What `eval()` of the model does, beside locks for threads that are not there: once the logic behind inputs, if there is any; then
+/// again and again what waits for an event, until there is none. Weak: another Verilator may name them otherwise.
+__attribute__((weak)) bool Vmst_fast___024root___eval_phase__ico(Vmst_fast___024root* root);
+__attribute__((weak)) bool Vmst_fast___024root___eval_phase__act(Vmst_fast___024root* root);
+__attribute__((weak)) bool Vmst_fast___024root___eval_phase__nba(Vmst_fast___024root* root);
 
 using Bytes = std::vector<uint8_t>;
 
@@ -197,9 +200,11 @@ class Machine {
   private:
     static constexpr int kPatience = 1000;
 
+    /// One round of it is enough: the only events are those of `clk` and `take` (sim/fast/clocks.py), which nothing inside moves.
     void evaluate() {
-        if (Vmst_fast___024root___eval) {
-            Vmst_fast___024root___eval(top.rootp);
+        if (Vmst_fast___024root___eval_phase__act && Vmst_fast___024root___eval_phase__nba && !Vmst_fast___024root___eval_phase__ico) {
+            Vmst_fast___024root___eval_phase__act(top.rootp);
+            Vmst_fast___024root___eval_phase__nba(top.rootp);
         } else {
             top.eval();
         }

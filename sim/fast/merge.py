@@ -8,6 +8,7 @@ _WIRE = re.compile(r"^  wire ((?:signed )?(?:\[\d+:0\] )?)(\\\$\d+) ;\n", re.M)
 _ASSIGN = re.compile(r"^  assign (\\\$\d+)  = (.*);\n", re.M)
 _REGISTER = re.compile(r"^  reg ((?:signed )?(?:\[\d+:0\] )?)(\S+)  ?(= \d+'h[0-9a-f]+);\n", re.M)
 _CLOCKED = re.compile(r"^  always @\((posedge \w+)\)\n    (\S+) +<= (.*);\n", re.M)
+_SPACE = re.compile(r" (?=[ ,]|$)")  # behind an escaped name
 _NAME = re.compile(r"\\\S+|(?<![.\w$'])[A-Za-z_]\w*")
 
 
@@ -38,7 +39,7 @@ def _once(text: str) -> str:
 
     for clock, name, value in [*(("", *assign) for assign in _ASSIGN.findall(text)), *_CLOCKED.findall(text)]:
         if name in kinds:
-            kept = seen.setdefault((clock, kinds[name], _NAME.sub(one, value)), name)
+            kept = seen.setdefault((clock, kinds[name], _SPACE.sub("", _NAME.sub(one, value))), name)
             if kept != name:
                 same[name] = kept
     for form, place in ((_WIRE, 2), (_REGISTER, 2), (_ASSIGN, 1), (_CLOCKED, 2)):
