@@ -28,7 +28,7 @@ off, with bits reversed by a stream operator (`sim.fast.rewrite`), 1.10; lanes i
 without the model's locks 1.03. Together 2.3 since the latched inputs.
 
 Then, 1.5 together: no clock nets and one evaluation a cycle (`sim.fast.clocks`) with what is the same computed once
-(`sim.fast.merge`) and runs of bits in words (`sim.fast.stream`) 1.16; equal registers merged 1.02; chosen words as `if`s
+(`sim.fast.merge`) and runs of bits in words (`sim.fast.stream`) 1.15; equal registers merged 1.02; chosen words as `if`s
 (`sim.fast.select`) 1.07; memories that stand still (`sim.fast.memories`) 1.04; vectors reversed once 1.03; Verilator without look-up
 tables (-fno-table) 1.04 and with always-blocks whole (-fno-split) 1.03; one round an evaluation 1.02; gcc's profile (`trained`) 1.07,
 which gained nothing before.
