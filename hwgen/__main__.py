@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hwgen import register_files
 from hwgen.emit import Build, emit, emit_mmio
+from hwgen.files import claimed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.program import demands
 from hwgen.schedule import layer_table
@@ -73,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     build = emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name)
     if args.command == "synth":
         device = DEVICES[args.device]
-        print(report_text(synthesise(build, device, args.seeds, not args.no_route), device), end="")
+        with claimed(build.folder / f"synth-{device.name}"):
+            report = synthesise(build, device, args.seeds, not args.no_route)
+        print(report_text(report, device), end="")
     else:
         print_build(build)
         if args.mmio:

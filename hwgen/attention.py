@@ -72,18 +72,18 @@ class AttentionUnit(wiring.Component):
         next_key, bank, query, query_bank, fetched, issue = self._sequence(m, loader)
         # With each key, by stage: valid, first and last of its pass, buffer bank.
         stages = [issue]
-        for index in range(SCORE_STAGES + score_stages(machine) + 6):
+        for index in range(SCORE_STAGES + score_stages(machine) + 7):
             later = Signal(len(issue), name=f"key_stage{index + 1}")
             m.d.sync += later.eq(stages[-1])
             stages.append(later)
         scored = SCORE_STAGES + score_stages(machine)  # the stage in which a count leaves the score lanes
 
         value = Signal(range(machine.window_tokens))
-        with m.If(stages[scored + 1][1]):
+        with m.If(stages[scored + 2][1]):
             m.d.sync += value.eq(0)
-        with m.Elif(stages[scored + 2][0]):
+        with m.Elif(stages[scored + 3][0]):
             m.d.sync += value.eq(value + 1)
-        addresses = (Cat(query, query_bank), next_key, Cat(value, stages[scored + 2][3]))
+        addresses = (Cat(query, query_bank), next_key, Cat(value, stages[scored + 3][3]))
         q, k, v = (self._buffer(m, loader, kind, address, ~bank)[:lane_bits] for kind, address in enumerate(addresses))
 
         for r in range(rows):
@@ -101,8 +101,8 @@ class AttentionUnit(wiring.Component):
         m.d.comb += [
             lanes.k.eq(late_k),
             score_rows.before.eq(stages[scored - 1][1]), score_rows.valid.eq(stages[scored][0]),
-            sums.valid.eq(stages[scored + 5][0]), sums.first.eq(stages[scored + 5][1]),
-            sums.last.eq(stages[scored + 6][2]),
+            sums.valid.eq(stages[scored + 6][0]), sums.first.eq(stages[scored + 6][1]),
+            sums.last.eq(stages[scored + 7][2]),
             output.take.eq(sums.take), output.take_last.eq(sums.take_last), output.row.eq(sums.row)]
         if machine.stepwise:
             self._potentials(m, lanes, stages, scored)

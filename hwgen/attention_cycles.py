@@ -123,8 +123,8 @@ def attention_cycles(m: MachineConfig, shape: AttentionShape) -> int:
     shape.check(m)
     first, middle, _ = slot_cycles(m, shape)
     last_key = 2 + first + (shape.jobs - 1) * middle + (shape.passes(m) - 1) * shape.pass_cycles(m) + shape.tokens - 1
-    # score and its neuron, ROM and sums (6), the last pass's rows one after another, their words, the write and `done`
-    summed = last_key + SCORE_STAGES + score_stages(m) + 6
+    # score and its neuron, ROM and sums (7), the last pass's rows one after another, their words, the write and `done`
+    summed = last_key + SCORE_STAGES + score_stages(m) + 7
     fired = summed + (OUTPUT_STAGES - 1 if m.stepwise else 0) + ((shape.tokens - 1) % m.attention_rows + 1) * shape.row_cycles(m)
     return fired + shape.words_per_head(m.lanes) + 3 + 1
 

@@ -139,13 +139,11 @@ class ScoreRows(wiring.Component):
         key_up, key_left = key_y < desc.split, key_x < desc.split
         for r, prepared in enumerate(rows):
             now = _Row(f"now{r}")
-            drawn = Signal(WIDTH, name=f"drawn{r}")
-            m.d.comb += drawn.eq(advanced(now.lfsr, LEAP))
             with m.If(self.before):
-                m.d.sync += now.all().eq(prepared.all())
+                m.d.sync += [now.all().eq(prepared.all()), now.lfsr.eq(advanced(prepared.lfsr, LEAP))]
             with m.Elif(self.valid):
-                m.d.sync += [now.lfsr.eq(drawn), now.rom.eq(now.rom - Mux(wrap, desc.rel_wrap, desc.rel_step))]
-            keep = drawn[:8] >= desc.mask_ratio
+                m.d.sync += [now.lfsr.eq(advanced(now.lfsr, LEAP)), now.rom.eq(now.rom - Mux(wrap, desc.rel_wrap, desc.rel_step))]
+            keep = now.lfsr[:8] >= desc.mask_ratio  # the key's own draw stands in the register
             forbidden = (now.edge_y & (now.up ^ key_up)) | (now.edge_x & (now.left ^ key_left))
             count, entry = Signal(self.machine.planes, name=f"count{r}"), Signal(ADDRESS_BITS, name=f"entry{r}")
             allow = [Signal(name=f"allow{r}_{i}") for i in range(2)]

@@ -12,8 +12,8 @@ class AttentionSum(wiring.Component):
     """A rows of sums at one key a cycle; finished rows fire one after another while the next rows accumulate.
 
     Ports, with the ROM's data in cycle 0: `entry`, A words {den, num}, and `allow` in cycle 0; `v`, one row of
-    head_lanes counts (already zero beyond the head), in cycle 1; `valid` and `first` (of a pass) in cycle 2; `last` in
-    cycle 3. The first row fires from cycle 4 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle
+    head_lanes counts (already zero beyond the head), in cycle 2; `valid` and `first` (of a pass) in cycle 3; `last` in
+    cycle 4. The first row fires from cycle 5 of its last key on, for row_last + 1 cycles, and is on `row` in the cycle
     after (stepwise: two later; `initial`: the first time step), with `take`; the others follow.
     `take_last` marks the pass's last row. `start` of a layer drops what the layer before still fires: rows beyond its last
     query.
@@ -41,9 +41,10 @@ class AttentionSum(wiring.Component):
                                for name in ("num", "den", "den_later"))
             total = Signal(range(top_d + 1), name=f"sum_d{r}", reset_less=True)
             allow = Signal(name=f"allow_later{r}")
-            # a block RAM's output is late: it goes straight to a register
-            m.d.sync += [num.eq(self.entry[r][:machine.rom_bits]), den.eq(self.entry[r][machine.rom_bits:]),
-                         allow.eq(self.allow[r]), later.eq(Mux(allow, den, 0))]
+            # a block RAM's output is late: it goes straight to a register; and the block RAM lies far away: a second one
+            entry, allowed = Signal.like(self.entry[r], name=f"entry{r}", reset_less=True), Signal(name=f"allowed{r}")
+            m.d.sync += [entry.eq(self.entry[r]), allowed.eq(self.allow[r]), num.eq(entry[:machine.rom_bits]),
+                         den.eq(entry[machine.rom_bits:]), allow.eq(allowed), later.eq(Mux(allow, den, 0))]
             with m.If(self.valid):
                 m.d.sync += total.eq(Mux(self.first, 0, total) + later)
             sums_d.append(total)

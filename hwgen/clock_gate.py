@@ -5,7 +5,7 @@ simulation sets, it is an integrated clock gate (a latch that is open while the 
 spends nothing on an idle unit; the same would save power in a chip. Both give the same values as long as a unit whose clock
 stands still would not have changed anything that is ever looked at: `hold` cycles after its end it has come to rest.
 """
-from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal, Value
 
 GATE = "mst_clock_gate"
 MACRO = "MST_CLOCK_GATES"
@@ -37,13 +37,24 @@ def gated(m: Module, name: str, enable: Value) -> str:
     return name
 
 
-def gated_domain(m: Module, name: str, start: Value, done: Value, stop: Value, hold: int) -> None:
-    """Adds clock domain `name`: the clock of "sync" from the cycle of `start` until `hold` cycles after `done` or `stop`.
+def reset_domain(m: Module, name: str, reset: Signal, enable: Value | None = None) -> None:
+    """Adds clock domain `name`: the clock of "sync" (in the cycles where `enable` is 1), and `reset` alone as its reset.
 
-    Its reset is that of "sync".
+    `reset` is a register of "sync" that holds 1 while that is reset, so a cycle longer: the two need no gate in front of each
+    register.
     """
     domain = ClockDomain(name, local=True)
     m.domains += domain
+    m.d.comb += domain.rst.eq(reset)
+    m.submodules[f"{name}_gate"] = Instance(
+        GATE, i_clk=ClockSignal(), i_enable=Const(1) if enable is None else enable | reset, o_gated=domain.clk)
+
+
+def gated_domain(m: Module, name: str, start: Value, done: Value, stop: Signal, hold: int) -> None:
+    """Adds clock domain `name`: the clock of "sync" from the cycle of `start` until `hold` cycles after `done` or `stop`.
+
+    `stop` is its reset (`reset_domain`).
+    """
     running, left = Signal(name=f"{name}_running"), Signal(range(hold + 1), name=f"{name}_left")
     with m.If(start):
         m.d.sync += running.eq(1)
@@ -51,6 +62,4 @@ def gated_domain(m: Module, name: str, start: Value, done: Value, stop: Value, h
         m.d.sync += [running.eq(0), left.eq(hold)]
     with m.Elif(left != 0):
         m.d.sync += left.eq(left - 1)
-    m.d.comb += domain.rst.eq(ResetSignal())
-    m.submodules[f"{name}_gate"] = Instance(
-        GATE, i_clk=ClockSignal(), i_enable=start | running | (left != 0), o_gated=domain.clk)
+    reset_domain(m, name, stop, start | running | (left != 0))

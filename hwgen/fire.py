@@ -132,13 +132,13 @@ class FireUnit(wiring.Component):
         parameters = _taken_over(m, into[1], self.neuron_read.data, "neuron1")
         drops = Signal(lanes)
         drawn_now = gated(m, "drawn", s0.valid & self.masked)
+        ratios = [Signal(8, name=f"ratio{which}") for which in range(2)]  # they too stand long before the first token
+        m.d.sync += [ratio.eq(Mux(self.masked, Mux(self.override, self.override_ratio, own), 0))
+                     for ratio, own in zip(ratios, (d.ratio0, d.ratio1), strict=True)]
         for lane, byte in enumerate(draw_bytes(mask_now, lanes)):
             drawn = _registered(m, drawn_now, byte, LEAP, "draw1", lane)
-            ratio = Signal(8, name=f"ratio{lane}")
             select = parameters[lane].select
-            with m.If((select != 0) & self.masked):
-                m.d.comb += ratio.eq(Mux(self.override, self.override_ratio, Mux(select == 2, d.ratio1, d.ratio0)))
-            m.d.comb += drops[lane].eq(drawn < ratio)
+            m.d.comb += drops[lane].eq(drawn < Mux(select == 0, 0, Mux(select == 2, ratios[1], ratios[0])))
         drop: list[Signal] = [drops, *_delayed(m, stages[1:], drops, 2 * n + 5, "drop")]  # by stage; there is none at stage 0
 
         # Stage 2: initial potential, or a time step's charge; stages 3 .. n+2: the neuron.

@@ -14,7 +14,7 @@ def after(layer: Gemm) -> After:
         return After.LOGITS
     if layer.norm is not None:
         return After.NORM
-    return After.COUNTS if layer.requantise is None else After.PLANES
+    return After.COUNTS if layer.residual is None else After.PLANES  # planes too where nobody reads them
 
 
 def walk(m: MachineConfig, layer: Gemm, source: Buffer, base: int, rows: int, planes: int) -> dict[str, int]:

@@ -44,7 +44,7 @@ class LaneArray(wiring.Component):
         gates = []  # of row, shifted, sum, acc: the registers of a stage move where something comes in
         for stage in range(1, self.LATENCY):
             later_flags, later_valid = Signal(FLAGS, name=f"flags{stage}"), Signal(name=f"valid{stage}")
-            later_plane = Signal(self.events.plane.shape(), name=f"plane{stage}")
+            later_plane = Signal(self.events.plane.shape(), name=f"plane{stage}", reset_less=True)
             m.d.sync += [later_flags.eq(flags), later_valid.eq(valid), later_plane.eq(plane)]
             if stage > READ:
                 gates.append(m.d[gated(m, f"lanes{stage}", valid)])

@@ -10,8 +10,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.config import MachineConfig
-
 Ints = NDArray[np.int64]
 
 
@@ -117,14 +115,3 @@ class Buffer:
         used = self.channel_map >= 0
         out[:, :, self.channel_map[used]] = value[:, :, used]
         return out
-
-
-def word_integers(lanes: Ints, m: MachineConfig) -> list[int]:
-    """Lane counts [words, lanes] as the integers that the scratchpad's words are."""
-    out = []
-    for word in lanes:
-        value = 0
-        for lane in reversed(range(m.lanes)):
-            value = value << m.planes | int(word[lane])
-        out.append(value)
-    return out

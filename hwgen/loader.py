@@ -40,7 +40,7 @@ def image_cycles(m: MachineConfig, tokens: int, channels: int, groups: int = 0) 
     full, rest = divmod(beats, m.lanes // m.bus_bytes)
     words = [m.lanes // m.bus_bytes] * full + ([rest] if rest else [])
     token = sum(max(count, groups) for count in words)
-    return 1 + words[0] + 1 + (tokens * token - max(words[0], groups)) + groups + 1
+    return 2 + words[0] + 1 + (tokens * token - max(words[0], groups)) + groups + 1
 
 
 class _State(enum.IntEnum):
@@ -62,8 +62,8 @@ class Loader(wiring.Component):
     LOAD_TARGET. Whole words before the fault stay written, `load_address` stays, `loaded` does not come. A packet for
     DISCARD is taken and dropped, without a fault; `loaded` comes, `load_address` stays.
 
-    **Image**: `start` with `desc` (descriptors.IMAGE; every field but `base` at least 1; stable until `done`) takes one
-    packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
+    **Image**: `start` and, from the next cycle until `done`, `desc` (descriptors.IMAGE; every field but `base` at least 1) takes
+    one packet: tokens in raster order, each `channels` bytes filled up to whole beats (the filling is ignored). Word `w`
     (`lanes` channels) of token `t` becomes `groups` spike words at `base + t*token_words + g*words + w`, whose lane `l`
     holds bits [g*planes, (g+1)*planes) of its pixel; lanes without a channel hold 0. With `more` the packet is
     not at its end: the next `start` goes on in it. `done` pulses in the cycle after
@@ -109,11 +109,14 @@ class Loader(wiring.Component):
         m.submodules.groups = groups = _GroupWriter(self.m, len(self.spike_write.address))
         state, start_waits, in_packet = Signal(_State), Signal(), Signal()
         word, slot = Signal(bus * slots), Signal(range(slots))  # the word being put together, and its next beat
-        slot_last = Signal(init=int(image_slots == 1))  # it is an image word's last beat: a register, for much hangs on it
+        # It is a word's last beat; a word has one beat only: registers, for much hangs on them.
+        slot_last, single, last_slot = Signal(), Signal(), Signal(range(slots))
         take, begin, fault = Signal(), Signal(), Signal(8)
-        m.d.comb += take.eq(self.s_axis_tvalid & self.s_axis_tready)
-        # What follows from a fault waits for these registers, and the packet with it: no path from tready to everything.
+        # What follows from a fault waits for these registers, and the packet with it: no path from a beat to everything.
         faulted, cancel = Signal(), Signal()
+        ready = Signal()  # a beat is taken, but for a fault: a register, for much hangs on it
+        m.d.comb += [self.s_axis_tready.eq(ready & ~faulted), take.eq(self.s_axis_tvalid & ready & ~faulted)]
+        m.d.sync += ready.eq(0)
         m.d.sync += [self.error.eq(fault), faulted.eq(fault != 0), self.done.eq(0)]
         m.d.comb += cancel.eq(faulted | self.abort)
         # Image: a whole word goes to the group writer in the cycle after its last beat, or when that is free
@@ -126,25 +129,29 @@ class Loader(wiring.Component):
         with m.If(~whole | groups.free):  # whether or not a beat is there: the last one that is put in a slot is the one taken
             m.d.sync += word.word_select(slot, bus).eq(kept)
         with m.If(take):
-            m.d.sync += [slot.eq(slot + 1), slot_last.eq((slot == image_slots - 2) | (image_slots == 1)),
-                         in_packet.eq(~self.s_axis_tlast)]
+            m.d.sync += [slot.eq(slot + 1), slot_last.eq(slot + 1 == last_slot), in_packet.eq(~self.s_axis_tlast)]
         with m.If(self.start):
             m.d.sync += start_waits.eq(1)
 
         # load: which memory, where in it
-        target, address, last_slot, depth = Signal(TARGET_BITS), Signal(32), Signal(range(slots)), Signal(32)
-        known, commit, commit_address = Signal(), Signal(), Signal(32)
+        target, address, commit, commit_address = Signal(TARGET_BITS), Signal(32), Signal(), Signal(32)
+        known, dropped, past, end = Signal(), Signal(), Signal(), Signal(32)  # past: the address is beyond `end`, the last word's
         m.d.sync += commit.eq(0)
         m.d.comb += [self.load_address_next.eq(address), self.load_address_update.eq(self.loaded),
                      self.loading.eq((state == _State.LOAD) | (state == _State.LOADED)),
                      self.waiting.eq(self.s_axis_tvalid | (state != _State.IDLE))]
         with m.Switch(target):
-            for code, (width, words) in self.targets.items():
+            for code in self.targets:
                 port = getattr(self, f"{code.name.lower()}_write")
                 m.d.comb += [port.address.eq(commit_address), port.data.eq(word)]
                 with m.Case(code.value):
-                    m.d.comb += [last_slot.eq(beats_per_word(self.m.bus_bytes, width) - 1), depth.eq(words),
-                                 known.eq(1), port.en.eq(commit)]
+                    m.d.comb += port.en.eq(commit)
+        offered, beats_last, words_last = Signal(), Signal.like(last_slot), Signal(32)  # what `load_target` says
+        with m.Switch(self.load_target):
+            for code, (width, words) in self.targets.items():
+                with m.Case(code.value):
+                    m.d.comb += [offered.eq(1), beats_last.eq(beats_per_word(self.m.bus_bytes, width) - 1),
+                                 words_last.eq(words - 1)]
 
         # image: where in it
         token_base, word_address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
@@ -172,25 +179,28 @@ class Loader(wiring.Component):
             with m.Case(_State.IDLE):
                 beats.begin()
                 tokens.begin()
-                m.d.sync += [word.eq(0), slot.eq(0), slot_last.eq(image_slots == 1),
-                             target.eq(self.load_target), address.eq(self.load_address),
+                first_last = Mux(begin, image_slots - 1, beats_last)
+                m.d.sync += [word.eq(0), slot.eq(0), last_slot.eq(first_last), slot_last.eq(first_last == 0),
+                             single.eq(first_last == 0), target.eq(self.load_target), known.eq(offered),
+                             dropped.eq(self.load_target == LoadTarget.DISCARD), address.eq(self.load_address),
+                             end.eq(words_last), past.eq(self.load_address > words_last),
                              token_base.eq(self.desc.base), word_address.eq(self.desc.base)]
-                m.d.comb += begin.eq(self.start | start_waits)
+                m.d.comb += begin.eq(start_waits)
                 with m.If(begin):
-                    m.d.sync += [state.eq(_State.IMAGE), start_waits.eq(0)]
-                with m.Elif(self.s_axis_tvalid & (self.load_target != 0) & ~self.busy):
-                    m.d.sync += state.eq(_State.LOAD)
+                    m.d.sync += [state.eq(_State.IMAGE), start_waits.eq(0), ready.eq(1)]
+                with m.Elif(self.s_axis_tvalid & (self.load_target != 0) & ~self.busy & ~self.start):
+                    m.d.sync += [state.eq(_State.LOAD), ready.eq(1)]
 
             with m.Case(_State.LOAD):
-                word_full = slot == last_slot
-                m.d.comb += self.s_axis_tready.eq(~faulted)
-                with m.If(take & (target != LoadTarget.DISCARD)):
+                m.d.sync += ready.eq(~(take & self.s_axis_tlast))
+                with m.If(take & ~dropped):
                     with m.If(~known):
                         m.d.comb += fault.eq(ErrorCode.LOAD_TARGET)
-                    with m.Elif(word_full & (address >= depth)):
+                    with m.Elif(slot_last & past):
                         m.d.comb += fault.eq(ErrorCode.LOAD_RANGE)
-                    with m.Elif(word_full):
-                        m.d.sync += [slot.eq(0), commit.eq(1), commit_address.eq(address), address.eq(address + 1)]
+                    with m.Elif(slot_last):
+                        m.d.sync += [slot.eq(0), slot_last.eq(single), commit.eq(1), commit_address.eq(address),
+                                     address.eq(address + 1), past.eq(address == end)]
                     with m.Elif(self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_SHORT)
                 with m.If(take & self.s_axis_tlast):
@@ -201,18 +211,18 @@ class Loader(wiring.Component):
                 m.d.sync += state.eq(_State.IDLE)
 
             with m.Case(_State.IMAGE):
-                m.d.comb += self.s_axis_tready.eq((~whole | groups.free) & ~faulted)
+                m.d.sync += ready.eq(~whole | groups.free | groups.free_next)
                 with m.If(take):
                     beats.step()
                     with m.If(word_end):
-                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(image_slots == 1),
+                        m.d.sync += [whole.eq(1), slot.eq(0), slot_last.eq(single), ready.eq(groups.free_next),
                                      word_start.eq(word_address), word_address.eq(word_address + 1)]
                     with m.If(token_end):
                         tokens.step()
                         m.d.sync += [token_base.eq(token_base + self.desc.token_words),
                                      word_address.eq(token_base + self.desc.token_words)]
                     with m.If(image_end & (self.s_axis_tlast ^ self.desc.more)):
-                        m.d.sync += state.eq(_State.FINISH)
+                        m.d.sync += [state.eq(_State.FINISH), ready.eq(0)]
                     with m.Elif(image_end & ~self.s_axis_tlast):
                         m.d.comb += fault.eq(ErrorCode.STREAM_LONG)
                     with m.Elif(self.s_axis_tlast):
@@ -223,7 +233,7 @@ class Loader(wiring.Component):
                     m.d.sync += [state.eq(_State.IDLE), self.done.eq(~self.abort)]
 
             with m.Case(_State.DRAIN):
-                m.d.comb += self.s_axis_tready.eq(1)
+                m.d.sync += ready.eq(~(take & self.s_axis_tlast))
                 with m.If(take & self.s_axis_tlast):
                     m.d.sync += state.eq(_State.IDLE)
 
@@ -232,7 +242,7 @@ class Loader(wiring.Component):
         with m.If(cancel):
             m.d.sync += whole.eq(0)
             still_open = Mux(take, ~self.s_axis_tlast, in_packet)
-            m.d.sync += state.eq(Mux(still_open, _State.DRAIN, _State.IDLE))
+            m.d.sync += [state.eq(Mux(still_open, _State.DRAIN, _State.IDLE)), ready.eq(still_open)]
         with m.If(self.abort):
             m.d.sync += [start_waits.eq(0), self.error.eq(0), faulted.eq(0), commit.eq(0)]
         return m
@@ -242,14 +252,15 @@ class _GroupWriter(wiring.Component):
     """Writes one word of pixels as `count` spike words, heaviest bits last, from `first` on, `step` apart.
 
     `load` (only while `free`) takes `pixels` [lanes * 8]; the writes come in the next `count` cycles, and `free` is
-    high again in the last of them, so that loads every `count` cycles lose none. `cancel` drops what is left.
+    high again in the last of them, so that loads every `count` cycles lose none (`free_next`: a cycle before). `cancel` drops
+    what is left.
     """
 
     def __init__(self, m: MachineConfig, spike_address_bits: int) -> None:
         self.m = m
         fields = layout(IMAGE)
         super().__init__({
-            "load": In(1), "cancel": In(1), "free": Out(1, init=1), "pixels": In(m.lanes * PIXEL_BITS),
+            "load": In(1), "cancel": In(1), "free": Out(1, init=1), "free_next": Out(1), "pixels": In(m.lanes * PIXEL_BITS),
             "first": In(ADDRESS_BITS), "step": In(fields["words"].shape), "count": In(fields["groups"].shape),
             "write": Out(write_signature(spike_address_bits, m.word_bits)),
         })
@@ -263,12 +274,16 @@ class _GroupWriter(wiring.Component):
             self.write.en.eq(writing), self.write.address.eq(address),
             self.write.data.eq(Cat(pixel[:self.m.planes] for pixel in pixels)),
         ]
+        m.d.comb += self.free_next.eq(self.free)
+        m.d.sync += self.free.eq(self.free_next)
         with m.If(writing):
-            m.d.sync += [left.eq(left - 1), writing.eq(left != 1), address.eq(address + self.step), self.free.eq(left <= 2)]
+            m.d.comb += self.free_next.eq(left <= 2)
+            m.d.sync += [left.eq(left - 1), writing.eq(left != 1), address.eq(address + self.step)]
             m.d.sync += [pixel.eq(pixel >> self.m.planes) for pixel in pixels]
         with m.If(self.load):
-            m.d.sync += [held.eq(self.pixels), left.eq(self.count), writing.eq(self.count != 0), address.eq(self.first),
-                         self.free.eq(self.count <= 1)]
+            m.d.comb += self.free_next.eq(self.count <= 1)
+            m.d.sync += [held.eq(self.pixels), left.eq(self.count), writing.eq(self.count != 0), address.eq(self.first)]
         with m.If(self.cancel):
-            m.d.sync += [left.eq(0), writing.eq(0), self.free.eq(1)]
+            m.d.comb += self.free_next.eq(1)
+            m.d.sync += [left.eq(0), writing.eq(0)]
         return m

@@ -55,7 +55,7 @@ def demands(program: Program) -> dict[str, int]:
             "descriptors": len(program.steps), "transfers": max(len(program.reads), len(program.writes)) + 1}
     images, buffers = program.images, list(program.buffers.values())
     stepwise = program.machine.stepwise
-    streams = [words * program.buffers[name].tokens for name, words in program.stream_words.items()]
+    streams = [words * program.network.layer(name).tokens for name, words in program.stream_words.items()]
     return {
         "weight_rows": max(len(images.weights), 1),
         "spike_words": _spike_words(buffers, stepwise),
@@ -131,7 +131,7 @@ class Compiler:
         for layer in self.network.layers:
             if isinstance(layer, Attention):
                 channels = slot_map(layer.heads, layer.head_size, m.lanes)
-            elif layer.kind == "head":
+            elif layer.kind == "head" or not layer.hands_on:
                 continue
             elif layer.kind == "qkv":
                 attention = self.network.layer(layer.name.replace("qkv", "attn"))
@@ -194,7 +194,7 @@ class Compiler:
         """Mask sites that this layer's output carries and the configuration masks, and their first mask row."""
         sites: tuple[str, ...] = ()
         block, row = self._block(layer), 0
-        if layer.name in self.conv_rows:
+        if layer.name in self.conv_rows and layer.hands_on:
             sites, row = (CONV_SITE,), self.conv_rows[layer.name]
         elif layer.norm is not None and layer.norm.site:
             sites, row = (layer.norm.site,), self.mask_rows[block].fc1
@@ -213,7 +213,8 @@ class Compiler:
               stream_base: int = 0) -> Step:
         """The descriptor of one tile: `rows` rows of the input map, `outputs` its whole output (every tile's words).
 
-        `bases`: weight_base, neuron_base, branch_base. `stream_base`: residual word of the output's first token.
+        `bases`: weight_base, neuron_base, branch_base; out_base of a layer that hands nothing on. `stream_base`: residual word of
+        the output's first token.
         """
         m, source, target = self.machine, self.buffers[inputs.name], self.buffers.get(layer.name)
         channels = self._out_map(layer)[tile]
@@ -223,16 +224,16 @@ class Compiler:
             **gemm_desc.fire(m, layer, target, tile, int((channels >= 0).sum()), self.planes,
                              {site: self.masking.ratio256_of(site, self._block(layer)) for site in sites}),
             **self._step_fields(layer, tile),
-            **bases,
             "stream_base": stream_base + tile * m.lanes // m.fire_lanes,
             "out_base": outputs.base + tile if outputs else 0,
+            **bases,
         }
         token = int(outputs.tokens[0]) if outputs else 0
         step = self._add(layer.name, Kind.GEMM, self._packed(layer.name, GEMM, values), values, masked=bool(sites),
                          draw=ROW_DRAWS * (mask_row + token) + int(channels[0]))
         step.inputs, step.outputs = inputs, outputs
         if layer.residual is not None:
-            step.residual = Part(layer.name, stream_base, outputs.tokens if outputs else np.arange(0))
+            step.residual = Part(layer.name, stream_base, outputs.tokens if outputs else np.arange(layer.tokens))
             self.stream_words[layer.name] = values["stream_step"]
         return step
 
@@ -258,11 +259,21 @@ class Compiler:
         for tile, channels in enumerate(self._out_map(layer)):
             bases = {"weight_base": self.weight_bases[layer.name, tile], "neuron_base": len(self.images.params),
                      "branch_base": len(self.images.branches)}
+            if not layer.hands_on:
+                bases["out_base"] = self._unread_word(source)
             step = self._tile(layer, tile, inputs, rows, outputs, bases)
             step.weight_rows = tile_rows(layer, source)
             neurons, branches = fire_parameters(self.machine, layer, channels, step.fields["groups"] + 1, self._site(layer)[0])
             self.images.params += neurons
             self.images.branches += branches
+
+    def _unread_word(self, source: Buffer) -> int:
+        """Where a layer that reads `source` and hands nothing on leaves its words, one over the other.
+
+        The fire unit writes one for each token of a tile, whatever follows; the next layer writes there before anybody reads it.
+        """
+        names = list(self.buffers)
+        return self.buffers[names[names.index(source.name) + 1]].base
 
     def _attend(self, layer: Attention, shape: AttentionShape, inputs: Part, outputs: Part, rom_base: int) -> Step:
         """The descriptor of (a part of) an attention layer."""

@@ -16,7 +16,7 @@ from hwgen import synth
 from hwgen.boards import FOLDER, ROOT
 from hwgen.config import machine_config
 from hwgen.emit import MMIO, emit, emit_mmio
-from hwgen.files import digest, json_text, write_if_changed
+from hwgen.files import claimed, digest, json_text, write_if_changed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.integration import ports
 from hwgen.packed import pack
@@ -85,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = top.parse_args(argv)
     args.config = args.config or CONFIG
     config, _, network = read_inputs(args)
-    for path in generate(network, config, ROOT / NAME):
-        print(path)
-    if not args.no_synth:
-        report = utilisation(ROOT / NAME)
+    with claimed(ROOT / NAME):
+        for path in generate(network, config, ROOT / NAME):
+            print(path)
+        report = None if args.no_synth else utilisation(ROOT / NAME)
+    if report:
         print(f"{report['part']}: {report['what']}")
         for name, number in report["used"].items():
             share = f" of {ZYNQ.capacity[name]} ({report['share'][name]:.1%})" if name in ZYNQ.capacity else ""

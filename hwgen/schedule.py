@@ -15,7 +15,7 @@ from hwgen.attention_cycles import attention_cycles
 from hwgen.descriptors import After, Kind
 from hwgen.gemm_cycles import gemm_cycles, input_planes, inside, vectors
 from hwgen.loader import image_cycles
-from hwgen.sequencer import FETCH_CYCLES
+from hwgen.sequencer import FETCH_CYCLES, HANDOVER
 from hwgen.steps import Part, Program, Step
 from hwgen.timeline import MemoryTiming, run_timeline
 
@@ -82,7 +82,7 @@ def step_costs(program: Program, values: Mapping[str, NDArray[np.integer]], *, i
             continue
         if step.kind != Kind.GEMM:
             skipped = step.kind == Kind.IMAGE and not initial  # the image is still there
-            out.append(StepCost(FETCH_CYCLES if skipped else max(FETCH_CYCLES, fixed_cycles(program, step))))
+            out.append(StepCost(FETCH_CYCLES if skipped else paced(fixed_cycles(program, step))))
             continue
         assert step.inputs is not None
         if step.inputs is not packed:
@@ -108,6 +108,11 @@ def fixed_cycles(program: Program, step: Step) -> int:
     return attention_cycles(program.machine, step.attention)
 
 
+def paced(unit: int) -> int:
+    """From a descriptor's dispatch to the first cycle in which the next one can be, when its unit takes `unit` cycles."""
+    return max(FETCH_CYCLES, unit + HANDOVER)
+
+
 def program_depth(program: Program) -> int:
     """Spike words that the program touches."""
     if program.machine.memory_bits:
@@ -117,10 +122,11 @@ def program_depth(program: Program) -> int:
 
 def dispatched(step: Step, unit: int, last_step: bool = True) -> int:
     """From a GEMM descriptor's dispatch to the next one's, when its unit takes `unit` cycles. Logits leave in the last step."""
+    cycles = paced(unit)
     if step.fields["after"] == After.LOGITS and last_step:
         groups = step.fields["groups"] + 1
-        unit = max(unit, unit - groups + 1 + RESULT_LATENCY + step.fields["count"])
-    return max(FETCH_CYCLES, unit)
+        cycles = max(cycles, unit - groups + 1 + RESULT_LATENCY + step.fields["count"])
+    return cycles
 
 
 def _bound(counts: NDArray[np.int64], rows_per_cycle: int) -> int:
@@ -192,7 +198,7 @@ def _at_rate(program: Program, steps: list[Step], events_per_channel: float) -> 
     total = 0
     for step in steps:
         if step.kind != Kind.GEMM:
-            total += max(FETCH_CYCLES, fixed_cycles(program, step)) + (FETCH_CYCLES if step.kind == Kind.IMAGE else 0)
+            total += paced(fixed_cycles(program, step)) + (FETCH_CYCLES if step.kind == Kind.IMAGE else 0)
             continue
         f = step.fields
         planes = input_planes(f, program.machine)

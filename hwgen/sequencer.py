@@ -1,8 +1,8 @@
 """Sequencer: runs the program; fetches the next descriptor, and jumps the mask LFSR for it, while the current one runs.
 
 Timing: `FETCH_CYCLES` from the cycle a fetch begins to the descriptor being ready (fetch of the words and the 32-cycle jump,
-whichever unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched when the unit before is
-done; its unit starts in the next cycle, and the fetch of the one behind it begins.
+whichever unit is meant, so that cycles do not depend on masking). A ready descriptor is dispatched `HANDOVER` cycles after the
+unit before is done; its unit starts in the next cycle, and the fetch of the one behind it begins.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -17,6 +17,8 @@ from model.masking import STEP_SEED, WIDTH
 
 FETCH_CYCLES = Jump.CYCLES + 4
 """From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""
+HANDOVER = 1
+"""From a unit's done to that cycle: done goes to a register first, for much hangs on a dispatch."""
 
 
 class Sequencer(wiring.Component):
@@ -81,14 +83,14 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.jump = jump = Jump()
-        words = Array(Signal(PROGRAM_BITS, name=f"word{index}") for index in range(DESCRIPTOR_WORDS))
+        words = Array(Signal(PROGRAM_BITS, name=f"word{index}", reset_less=True) for index in range(DESCRIPTOR_WORDS))
         pc, index = Signal(self.address_bits), Signal(range(DESCRIPTOR_WORDS + 1))
         address = Signal(self.address_bits + 4)
         reading, asked = Signal(), Signal(range(DESCRIPTOR_WORDS))
         arriving, arrived = Signal(), Signal(range(DESCRIPTOR_WORDS))
         word = Signal(PROGRAM_BITS, reset_less=True)  # a block RAM's output is late
         fetching, ready = Signal(), Signal()
-        running, left = Signal(), Signal(32)
+        running, left, last_image = Signal(), Signal(32), Signal()  # last_image: left is 0 or 1
         next_header = Signal(layout(HEADER))
         m.d.comb += next_header.eq(words[0])
 
@@ -119,7 +121,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += address.eq((self.first << 3) + self.first)
 
         # Dispatch
-        unit_busy, starting = Signal(), Signal()
+        unit_busy = Signal()
         free, dispatch = Signal(), Signal()
         sync = Signal(layout(SYNC))
         behind = Signal(2)
@@ -127,14 +129,7 @@ class Sequencer(wiring.Component):
         domain = m.d.comb if self.transfers else m.d.sync
         domain += behind.eq(Cat(self.reads < sync.reads, self.writes < sync.writes))
         m.d.comb += [
-            free.eq(
-                running
-                & ready
-                & (~unit_busy | self.unit_done)
-                & ~starting
-                & ~self.failed
-                & (self.results_idle | ~next_header.results)
-            ),
+            free.eq(ready & ~unit_busy & ~self.failed & (self.results_idle | ~next_header.results)),
             dispatch.eq(free & (behind == 0)),
             self.stalled.eq(free & (behind != 0)),
             self.image_start.eq(begin & restart),
@@ -145,11 +140,12 @@ class Sequencer(wiring.Component):
         ]
         starts = ((Kind.IMAGE, self.start_image), (Kind.GEMM, self.start_gemm), (Kind.ATTENTION, self.start_attention))
         # Decoded once: the header stands long before the descriptor is ready. Later steps find the image where it is.
-        begun, starting_kinds = Signal(), [Signal(name=f"next_{kind.name.lower()}") for kind, _ in starts]
-        m.d.sync += [*(found.eq(next_header.kind == kind) for found, (kind, _) in zip(starting_kinds, starts, strict=True)),
-                     *(start.eq(dispatch & found & begun) for found, (_, start) in zip(starting_kinds, starts, strict=True)),
-                     starting.eq(0)]
-        m.d.comb += begun.eq(~starting_kinds[0] | self.initial)
+        begun, found = Signal(), {kind: Signal(name=f"next_{kind.name.lower()}") for kind in Kind}
+        known = Signal()
+        m.d.sync += [*(signal.eq(next_header.kind == kind) for kind, signal in found.items()),
+                     known.eq(Cat(next_header.kind == kind for kind in Kind).any()),
+                     *(start.eq(dispatch & found[kind] & begun) for kind, start in starts)]
+        m.d.comb += begun.eq(~found[Kind.IMAGE] | self.initial)
         with m.If(self.image_start):
             m.d.sync += self.steps.eq(0)
         with m.Elif(self.unit_done):
@@ -158,29 +154,30 @@ class Sequencer(wiring.Component):
             m.d.sync += unit_busy.eq(0)
         with m.If(self.run):
             m.d.comb += [begin.eq(1), restart.eq(1)]
-            m.d.sync += [running.eq(1), left.eq(self.images), unit_busy.eq(0), step.eq(0), step_seed.eq(0), self.initial.eq(1)]
+            m.d.sync += [running.eq(1), left.eq(self.images), last_image.eq(self.images <= 1), unit_busy.eq(0), step.eq(0),
+                         step_seed.eq(0), self.initial.eq(1)]
             if self.m.stepwise:
                 m.d.sync += time_steps.eq(self.time_steps)
         with m.Elif(dispatch):
             m.d.sync += [self.header.eq(words[0]), self.mask_state.eq(jump.result),
-                         self.in_gemm.eq(next_header.kind == Kind.GEMM), self.in_attention.eq(next_header.kind == Kind.ATTENTION)]
-            m.d.comb += begin.eq(1)
-            with m.Switch(next_header.kind):
-                with m.Case(Kind.IMAGE, Kind.GEMM, Kind.ATTENTION):
-                    m.d.sync += [starting.eq(begun), unit_busy.eq(begun)]
-                with m.Case(Kind.END):
-                    m.d.comb += restart.eq(1)
-                    with m.If(self.last_step):
-                        m.d.comb += self.image_done.eq(1)
-                        m.d.sync += [left.eq(left - 1), step.eq(0), step_seed.eq(0), self.initial.eq(1)]
-                        with m.If(left <= 1):
-                            m.d.comb += [begin.eq(0), self.finished.eq(1)]
-                            m.d.sync += [running.eq(0), ready.eq(0)]
-                    with m.Else():
-                        m.d.sync += [step.eq(step + 1), step_seed.eq(step_seed + STEP_SEED), self.initial.eq(0)]
-                with m.Default():
-                    m.d.comb += [begin.eq(0), self.error.eq(ErrorCode.BAD_DESCRIPTOR), self.finished.eq(1)]
+                         self.in_gemm.eq(found[Kind.GEMM]), self.in_attention.eq(found[Kind.ATTENTION])]
+            with m.If(~known):
+                m.d.comb += [self.error.eq(ErrorCode.BAD_DESCRIPTOR), self.finished.eq(1)]
+                m.d.sync += [running.eq(0), ready.eq(0)]
+            with m.Elif(~found[Kind.END]):
+                m.d.comb += begin.eq(1)
+                m.d.sync += unit_busy.eq(begun)
+            with m.Elif(~self.last_step):
+                m.d.comb += [begin.eq(1), restart.eq(1)]
+                m.d.sync += [step.eq(step + 1), step_seed.eq(step_seed + STEP_SEED), self.initial.eq(0)]
+            with m.Else():
+                m.d.comb += self.image_done.eq(1)
+                m.d.sync += [left.eq(left - 1), last_image.eq(left <= 2), step.eq(0), step_seed.eq(0), self.initial.eq(1)]
+                with m.If(last_image):
+                    m.d.comb += self.finished.eq(1)
                     m.d.sync += [running.eq(0), ready.eq(0)]
+                with m.Else():
+                    m.d.comb += [begin.eq(1), restart.eq(1)]
         with m.If(self.failed & running):
             m.d.comb += [self.finished.eq(1), self.halt.eq(1)]
             m.d.sync += [running.eq(0), ready.eq(0), fetching.eq(0)]

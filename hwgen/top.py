@@ -10,13 +10,13 @@ removes them.
 
 from typing import Any
 
-from amaranth.hdl import DomainRenamer, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import DomainRenamer, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from hwgen.attention import AttentionUnit, at_rest
 from hwgen.attention_desc import AttentionDescriptor
-from hwgen.clock_gate import gated_domain
+from hwgen.clock_gate import gated_domain, reset_domain
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
 from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
@@ -100,15 +100,16 @@ class Accelerator(wiring.Component):
         sequencer = Sequencer(cfg, address_bits(cfg.descriptors), transfers=cfg.memory_bits > 0)
         gemm = GemmEngine(cfg)
         attention = AttentionUnit(cfg, ADDRESS_BITS, ADDRESS_BITS)
-        stop = Signal()
+        stop = Signal(init=1)  # a register, for it reaches everything: the units' reset, that of the machine included
         m.submodules.csr, m.submodules.loader, m.submodules.result = csr, loader, result
-        m.submodules.sequencer = ResetInserter(stop)(sequencer)
-        m.submodules.gemm = ResetInserter(stop)(gemm)
+        reset_domain(m, "units", stop)
+        m.submodules.sequencer = DomainRenamer("units")(sequencer)
+        m.submodules.gemm = DomainRenamer("units")(gemm)
         gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, at_rest(cfg))
-        m.submodules.attention = DomainRenamer("attention")(ResetInserter(stop)(attention))
+        m.submodules.attention = DomainRenamer("attention")(attention)
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
-        m.d.sync += stop.eq(csr.abort | halted)  # a register: it reaches everything
+        m.d.sync += stop.eq(csr.abort | halted)
         m.d.comb += [loader.abort.eq(stop), result.flush.eq(stop)]
 
         for name, member in AXI_LITE.items():
@@ -189,7 +190,7 @@ class Accelerator(wiring.Component):
         ]
 
         # Sequencer and counters
-        results_idle = Signal()  # a cycle late, and never idle while a group is on its way
+        results_idle = Signal()  # a cycle late, as the unit's done is, and never idle while a group is on its way
         group = Signal(group_layout(cfg.fire_lanes))  # logits on their way to the result stream
         group_valid = Signal()
         m.d.sync += results_idle.eq(result.idle & ~gemm.logits.valid & ~group_valid)
@@ -217,7 +218,7 @@ class Accelerator(wiring.Component):
             attention.initial.eq(sequencer.initial),
             sequencer.failed.eq(csr.failing),
             sequencer.unit_done.eq(loader.done | gemm.done | attention.done),
-            sequencer.results_idle.eq(results_idle & ~gemm.logits.valid),
+            sequencer.results_idle.eq(results_idle),
             csr.busy.eq(sequencer.busy | draining),
             csr.done.eq(sequencer.finished),
             csr.image_done.eq(image_done),
@@ -228,7 +229,7 @@ class Accelerator(wiring.Component):
             program.read[0].en.eq(sequencer.read.en),
             sequencer.read.data.eq(program.read[0].data),
             loader.start.eq(sequencer.start_image),
-            loader.desc.eq(Mux(sequencer.start_image, described_image, image)),
+            loader.desc.eq(image),
             gemm.start.eq(sequencer.start_gemm),
             gemm.desc.eq(layout(GEMM)(sequencer.payload[: layout(GEMM).size])),
             gemm.masked.eq(sequencer.header.masked & csr.mask_enable),

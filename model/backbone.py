@@ -31,7 +31,7 @@ class ConvLayer(nn.Module):
         self.norm = nn.BatchNorm2d(shape.outputs)
         self.act = QCFS(levels)
         self.act.name = shape.name
-        if shape.residual:
+        if shape.residual and shape.hands_on:
             self.stream_norm = nn.BatchNorm2d(shape.outputs)
             self.stream_act = QCFS(levels)
             self.stream_act.name = f"{shape.name}.act"
@@ -65,11 +65,12 @@ class Backbone(SpikingNetwork):
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, ConvLayer)
-            fires = layer.act
-            x = engine.fire(fires, layer(x, black))
+            fired = engine.fire(layer.act, layer(x, black))
             if layer.shape.residual:
-                stream, fires = x if layer.shape.residual == "fresh" else stream + x, layer.stream_act
-                x = engine.fire(fires, layer.stream_norm(stream))
+                stream = fired if layer.shape.residual == "fresh" else stream + fired
+            if not layer.shape.hands_on:
+                continue
+            x = engine.fire(layer.stream_act, layer.stream_norm(stream)) if layer.shape.residual else fired
             if index < last:
                 x = engine.mask(layer.shape.name, x, layer.shape.tokens, partial(_as_map, x.shape))
             black = None

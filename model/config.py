@@ -113,8 +113,8 @@ KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
 """Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
 AnyModel = ModelConfig | ConvConfig
 """The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
-LATER = ("in_bits",)
-"""Fields of ModelConfig that files written before them do not hold."""
+LATER = ("in_bits", "shortcut")
+"""Fields of a model that files written before them do not hold."""
 
 
 def described(model: AnyModel) -> dict[str, object]:
@@ -316,7 +316,7 @@ def _blocks(model: AnyModel) -> list[str]:
     """Names of the blocks, or convolutions, that may have mask ratios of their own."""
     if isinstance(model, ModelConfig):
         return [f"s{stage}.b{block}" for stage, depth in enumerate(model.depths) for block in range(depth)]
-    return [shape.name for shape in model.plan()]
+    return [shape.name for shape in model.plan() if shape.hands_on]
 
 
 def load(path: str | Path) -> Config:

@@ -15,7 +15,8 @@ class ConvShape:
 
     `side`, `channels`: of its input map, before pooling. `pool`: side of the average pooling in front of it (1: none).
     `residual`: '' (its counts go on), 'fresh' (they start the residual stream) or 'add' (they join it); with a residual,
-    a second BatchNorm and neuron on the stream make the counts that go on.
+    a second BatchNorm and neuron on the stream make the counts that go on. `hands_on` False: nothing goes on, its counts only
+    join the stream, and the next convolution reads what this one read (a projection shortcut).
     """
 
     name: str
@@ -27,6 +28,7 @@ class ConvShape:
     padding: int = 1
     pool: int = 1
     residual: str = ""
+    hands_on: bool = True
 
     @property
     def out_side(self) -> int:

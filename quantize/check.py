@@ -24,6 +24,8 @@ from quantize.layers import Attention, Gather, Gemm, Layer, Network, NetworkErro
 class LayerShape:
     """What the model's shape says about one layer. `residual`: '', 'fresh' or 'add'; `after`: '', 'norm' or 'planes'.
 
+    A residual with nothing after it: nothing is handed on, and the next layer reads what this one read.
+
     `side`: side of the input token map (of the patches, for `embed`). `stage`: which residual stream it is on. `in_bits`
     of merge and head assume `stream_bits`.
     """
@@ -71,8 +73,8 @@ def _conv_shapes(model: ConvConfig) -> tuple[LayerShape, ...]:
         taps, last = conv.unpooled, index == len(plan) - 1
         table.append(LayerShape(
             conv.name, "conv", stream, -1, conv.tokens, conv.side, conv.inputs, conv.outputs,
-            model.planes if index else model.in_bits, False, conv.residual, "norm" if conv.residual else "",
-            CONV_SITE if conv.residual and not last else "",
+            model.planes if index else model.in_bits, False, conv.residual, "norm" if conv.residual and conv.hands_on else "",
+            CONV_SITE if conv.residual and conv.hands_on and not last else "",
             Gather(taps.kernel, taps.stride, taps.padding)))
     end = plan[-1]
     table.append(LayerShape("head", "head", stream, -1, 1, end.out_side, end.outputs, model.classes,

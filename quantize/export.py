@@ -139,7 +139,7 @@ def export(net: SpikingNetwork, config: Config) -> Network:
             gemm = dataclasses.replace(
                 gemm, residual=Residual(plan.gains[step], step == 0),
                 norm=None if layer.norm is None else norm_fire(layer.norm, plan.before[step], config.model.levels),
-                requantise=None if layer.norm is not None else plan.requantise)
+                requantise=None if layer.norm is not None or layer.kind == "conv" else plan.requantise)
         out.append(gemm)
     network = Network(config.model, tuple(out), config.quantize.rom_bits, {})
     check(network)

@@ -43,7 +43,7 @@ def fold_backbone(backbone: Backbone) -> tuple[FoldedGemm, ...]:
             weight = weight * np.tile(1 / (255 * std), taps)
         theta = theta_of(f"{shape.name}.act", layer.act, levels)
         follow = None
-        if shape.residual:
+        if shape.residual and shape.hands_on:
             follow = FoldedNorm(batch_norm(f"{shape.name}.stream_norm", layer.stream_norm),
                                 theta_of(f"{shape.name}.stream_act", layer.stream_act, levels), False,
                                 "" if shape == net.config.plan()[-1] else CONV_SITE)
@@ -51,7 +51,8 @@ def fold_backbone(backbone: Backbone) -> tuple[FoldedGemm, ...]:
         out.append(FoldedGemm(shape.name, "conv", shape.tokens, shape.side, weight, bias, np.full(shape.outputs, theta), theta_in,
                               follow, _tiled(source, taps), Gather(unpooled.kernel, unpooled.stride, unpooled.padding),
                               shape.residual, not out))
-        source, theta_in = (norm, theta) if follow is None else (follow.affine, follow.theta)
+        if shape.hands_on:
+            source, theta_in = (norm, theta) if follow is None else (follow.affine, follow.theta)
     out.append(FoldedGemm("head", "head", 1, net.config.plan()[-1].out_side, array("head.weight", net.head.weight),
                           array("head.bias", net.head.bias), None, theta_in, None, source))
     return tuple(out)

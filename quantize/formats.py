@@ -18,8 +18,6 @@ SCORE_SHIFT = 8
 """Fractional bits of the attention scores' threshold."""
 CURRENT_FRACTION = 16
 """Fractional bits of an attention output's current in `stepwise` mode: a quotient of one time step."""
-MASK_ROW = 4096
-"""Draws that each mask row owns."""
 
 
 def limits(bits: int, signed: bool) -> tuple[int, int]:

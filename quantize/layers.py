@@ -1,7 +1,8 @@
 """Layer parameters of the integer network, as numpy integers (docs/semantics.md). No torch.
 
-A `Network` is a tuple of layers in execution order. `Gemm` is every spike GEMM; what follows its neuron is a `Residual`
-and either a `NormFire` or a `Requantise`. `Attention` is windowed spike attention with a ROM softmax.
+A `Network` is a tuple of layers in execution order; each reads what was handed on last. `Gemm` is every spike GEMM; what follows
+its neuron is a `Residual` and a `NormFire`, a `Requantise` or nothing. `Attention` is windowed spike attention with a ROM
+softmax.
 """
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class Gemm:
     `kind`: embed, qkv, proj, fc1, fc2, merge, conv (with its `gather`) or head. `tokens`: output tokens. `side`: side of the
     *input* token map (for embed: of the map of patches). `in_bits`, `in_signed`: bit planes of one input value: `in_bits` of
     the model, b counts, M planes into a merge; the head's input is a sum of tokens, with ceil(log2 tokens) bits more.
+    A residual without `norm` and `requantise`: its counts only join the stream.
     """
 
     name: str
@@ -81,6 +83,11 @@ class Gemm:
     norm: NormFire | None = None
     requantise: Requantise | None = None
     gather: Gather | None = None
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether it hands anything on; else the next layer reads what this one read."""
+        return self.residual is None or self.norm is not None or self.requantise is not None
 
     @property
     def outputs(self) -> int:

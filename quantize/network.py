@@ -24,8 +24,9 @@ __all__ = ["EXTENSION", "MAGIC", "VERSION", "NetworkError", "check", "digest", "
 EXTENSION = ".mstn"
 MAGIC = b"MSTN\r\n\x1a\n"
 """Line ends and an end-of-file mark, so that a transfer in text mode breaks it visibly."""
-VERSION = 2
-"""2: convolutional backbones (`kind` in the model, `gather` in the layers). Any other network is written as version 1."""
+VERSION = 3
+"""3: layers that hand nothing on (a residual without norm and requantise). 2: convolutional backbones (`kind` in the model,
+`gather` in the layers). A network is written as the lowest version that holds it."""
 _FIXED = struct.Struct("<8sII")
 _CHECKSUM = 32
 
@@ -90,7 +91,9 @@ def encode(network: Network, *, notes: bool = True) -> bytes:
         }, sort_keys=True, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise NetworkError(f"the network's description is not JSON: {error}") from None
-    version = 1 if isinstance(network.model, ModelConfig) else VERSION
+    version = 1 if isinstance(network.model, ModelConfig) else 2
+    if not all(isinstance(layer, Attention) or layer.hands_on for layer in network.layers):
+        version = 3
     body = _FIXED.pack(MAGIC, version, len(header)) + header + bytes(payload)
     return body + hashlib.sha256(body).digest()
 

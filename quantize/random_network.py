@@ -186,8 +186,11 @@ class _Draft:
                 head = dataclasses.replace(head, weight=head.weight // 2)
             return head
         fires = () if shape.residual else ("q", "k", "v") if shape.kind == "qkv" else (shape.kind,)
+        inputs = self.values
         bias, threshold, self.values = self.neuron(charge, fires)
         residual = self.residual(shape) if shape.residual else None
+        if shape.residual and not shape.after:
+            self.values = inputs
         norm = self.norm(shape, residual) if residual and shape.after == "norm" else None
         requantise = self.requantise() if shape.after == "planes" else None
         return Gemm(*fixed, bias, threshold, shape.in_bits, shape.in_signed, residual, norm, requantise, shape.gather)

@@ -108,7 +108,7 @@ class IntegerMST:
 
     def _gemm(self, layer: Gemm, value: Tensor, stream: Tensor,
               masks: _Masks, forced: Forced) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        levels = self.network.model.levels
+        levels, given = self.network.model.levels, value
         batch = len(value)
         if layer.kind == "merge":
             half, channels = layer.side // 2, value.shape[-1]
@@ -155,11 +155,12 @@ class IntegerMST:
             elif masks.mask is not None and layer.norm.site:
                 value = masks.apply(value, layer.norm.site, block, self.rows[block].fc1)
             out["next"] = value
-        else:
-            assert layer.requantise is not None
+        elif layer.requantise is not None:
             shift, bits = layer.requantise.shift, layer.requantise.bits
             value = (stream + ((1 << shift) >> 1)) >> shift
             out["planes"] = value = value.clamp(-(1 << bits - 1), (1 << bits - 1) - 1)
+        else:
+            value = given
         return value, stream, out
 
     def _attention(self, layer: Attention, value: Tensor, masks: _Masks,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hwgen.descriptors import Kind
 from hwgen.gemm_cycles import gemm_cycles, vectors
 from hwgen.program import Program
-from hwgen.schedule import dispatched, fixed_cycles, place_part, predict, program_depth
+from hwgen.schedule import dispatched, fixed_cycles, paced, place_part, predict, program_depth
 from hwgen.sequencer import FETCH_CYCLES
 from hwgen.steps import Step
 from model.config import MaskingConfig
@@ -80,7 +80,7 @@ def unary_cycles(program: Program, values: Values, *, dense: bool) -> tuple[int,
         if step.kind == Kind.END:
             continue
         if step.kind != Kind.GEMM:
-            total += max(FETCH_CYCLES, fixed_cycles(program, step))
+            total += paced(fixed_cycles(program, step))
             continue
         assert step.inputs is not None
         if known is None or known[0] is not step.inputs:
@@ -105,7 +105,7 @@ def stepped_cycles(program: Program, *, multibit_once: bool) -> tuple[int, int]:
         if step.kind == Kind.END:
             continue
         if step.kind != Kind.GEMM:
-            each = max(FETCH_CYCLES, fixed_cycles(program, step))
+            each = paced(fixed_cycles(program, step))
             total += each if step.kind == Kind.IMAGE else levels * each
             continue
         assert step.inputs is not None

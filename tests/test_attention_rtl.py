@@ -75,7 +75,7 @@ def test_bench_of_time_steps_can_fail(mutation: str) -> None:
 
 def test_cycles_of_the_default_machine() -> None:
     """4 windows x 2 heads; a job is 8 passes of 16 keys, loaded in 48 reads."""
-    job, first, tail = 8 * 16, 48 + 2 + 3, 8 + 6 + 2 * 3 + 1 + 4
+    job, first, tail = 8 * 16, 48 + 2 + 3, 8 + 7 + 2 * 3 + 1 + 4
     assert attention_cycles(MachineConfig(), SHAPE) == 2 + first + 8 * job - 1 + tail
 
 

@@ -9,7 +9,7 @@ import pytest
 from hwgen.config import MachineConfig
 from hwgen.emit import emit
 from hwgen.program import CompileError, compile_network
-from model.config import AnyModel, ConfigError, MaskingConfig, read_model
+from model.config import ConfigError, MaskingConfig, read_model
 from model.masking import SpikeMask, conv_rows
 from quantize.layers import Gather, Gemm, Network
 from quantize.network import load, save
@@ -26,7 +26,8 @@ SHAPE: dict[str, Any] = {"image_size": 8, "in_channels": 1, "classes": 5, "level
 MODELS = {
     "vgg": read_model({**SHAPE, "kind": "vgg", "depths": [1, 2], "dense": [9]}),
     "average": read_model({**SHAPE, "kind": "vgg", "depths": [2, 1], "pooling": "average", "levels": 3}),
-    "resnet": read_model({**SHAPE, "kind": "resnet", "depths": [1, 1]})}
+    "resnet": read_model({**SHAPE, "kind": "resnet", "depths": [1, 1]}),
+    "projection": read_model({**SHAPE, "kind": "resnet", "depths": [1, 2], "shortcut": "projection"})}
 MACHINE = MachineConfig(lanes=8, fire_lanes=4, attention_rows=1, acc_bits=24)
 MASKING = MaskingConfig(("conv",), 0.25)
 
@@ -47,7 +48,7 @@ def convolution(layer: Gemm, gather: Gather, values: np.ndarray) -> np.ndarray:
 
 
 def plain(network: Network, image: np.ndarray, number: int, mask: SpikeMask) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Logits of one image, and what each layer hands to the next one."""
+    """Logits of one image, and what the layer after each one reads."""
     values = image.reshape(-1, image.shape[-1]).astype(np.int64)
     handed: list[np.ndarray] = []
     stream: Any = 0
@@ -67,9 +68,12 @@ def plain(network: Network, image: np.ndarray, number: int, mask: SpikeMask) -> 
         assert layer.threshold is not None
         count = fire(convolution(layer, layer.gather, values) + layer.bias, layer.threshold)
         if layer.residual is not None:
-            assert layer.norm is not None
             joined = count * layer.residual.gain
             stream = joined if layer.residual.fresh else stream + joined
+            if layer.name.endswith("proj"):  # its counts are on the stream alone: the next layer reads the same `values`
+                handed.append(values)
+                continue
+            assert layer.norm is not None
             count = fire(np.where(layer.norm.negate, -stream, stream) + layer.norm.bias, layer.norm.threshold)
         if layer.name in rows:
             kept = mask.keep("conv", np.array([number]), rows[layer.name], *count.shape, block=layer.name)
@@ -80,7 +84,8 @@ def plain(network: Network, image: np.ndarray, number: int, mask: SpikeMask) -> 
 
 
 @pytest.mark.parametrize("masking", [MaskingConfig(("conv",)), MASKING,
-                                     MaskingConfig(("conv",), 0.5, ratios=(("s0.conv0.conv", 0.0), ("stem.conv", 0.75)))])
+                                     MaskingConfig(("conv",), 0.5, ratios=(("s0.conv0.conv", 0.0), ("stem.conv", 0.75),
+                                                                            ("s0.b0.conv2.conv", 0.875)))])
 @pytest.mark.parametrize("name", MODELS)
 def test_three_models_agree(name: str, masking: MaskingConfig) -> None:
     network, images, mask = random_network(MODELS[name], 1), random_images(MODELS[name], 2, 2), SpikeMask.of(masking)
@@ -90,9 +95,13 @@ def test_three_models_agree(name: str, masking: MaskingConfig) -> None:
         logits, handed = plain(network, image, 7 + index, mask)
         assert np.array_equal(trace.logits[index], logits)
         for layer, after, counts in zip(network.layers[:-1], network.layers[1:], handed, strict=True):
-            kind = "next" if "next" in trace.outputs[layer.name] else "counts"
-            assert np.array_equal(trace.outputs[layer.name][kind][index], counts), layer.name
-            assert np.array_equal(np.asarray(torch[layer.name][kind])[index], counts), layer.name
+            kind = next((kind for kind in ("next", "counts") if kind in trace.outputs[layer.name]), "")
+            assert bool(kind) == bool({"next", "counts"} & set(torch[layer.name])) == (not layer.name.endswith("proj"))
+            if kind:
+                assert np.array_equal(trace.outputs[layer.name][kind][index], counts), layer.name
+                assert np.array_equal(np.asarray(torch[layer.name][kind])[index], counts), layer.name
+            if "stream" in trace.outputs[layer.name]:
+                assert np.array_equal(trace.outputs[layer.name]["stream"], np.asarray(torch[layer.name]["stream"])), layer.name
             if after.kind == "conv":
                 assert np.array_equal(trace.inputs[after.name][index], counts)
         assert np.array_equal(np.asarray(torch["head"]["logits"])[index], logits)
@@ -127,13 +136,29 @@ def test_the_machine_is_the_golden(name: str, tmp_path: Path) -> None:
             assert verify(built.program, trace, image[None], seen, file).failures == []
             other = golden(built.program.network, image[None], mask=mask, first_image=answer.image + 2)
             assert ratio == 0 or verify(built.program, other, image[None], seen, file).failures != []
+    if name == "projection":
+        wrong = golden(without_shortcut(built.program.network), image[None], mask=mask, first_image=answer.image)
+        failures = verify(built.program, wrong, image[None], seen, file).failures
+        assert failures[0].startswith("image 0, s1.b0.proj (residual), token")
+        at = next(at for at, step in enumerate(built.program.steps) if step.layer == "s1.b0.proj")
+        base = built.program.steps[at].fields["out_base"]
+        assert base == built.program.buffers["s1.b0.conv1"].base
+        built.program.steps[at].fields["out_base"] = built.program.buffers["s0.b0.conv2"].base
+        assert verify(built.program, trace, image[None], seen, file).failures[0].startswith(
+            f"image 0, s1.b0.proj: wrote 32 spike words between {base} and {base}, expected 32 at ")
+
+
+def without_shortcut(network: Network) -> Network:
+    """`network`, the counts of its projections worth nothing."""
+    return dataclasses.replace(network, layers=tuple(
+        dataclasses.replace(layer, residual=dataclasses.replace(layer.residual, gain=0 * layer.residual.gain))
+        if isinstance(layer, Gemm) and layer.residual is not None and not layer.hands_on else layer for layer in network.layers))
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    model: AnyModel = MODELS["vgg"]
-    network = random_network(model, 1)
-    with pytest.raises(CompileError, match="set \\[machine\\] memory_bits = 0"):
-        compile_network(network, dataclasses.replace(MACHINE, memory_bits=64), MASKING)
+    for kind in ("vgg", "projection"):
+        with pytest.raises(CompileError, match="set \\[machine\\] memory_bits = 0"):
+            compile_network(random_network(MODELS[kind], 1), dataclasses.replace(MACHINE, memory_bits=64), MASKING)
     with pytest.raises(ConfigError, match="kind must be one of mst, vgg, resnet, not 'alexnet'"):
         read_model({**SHAPE, "kind": "alexnet"})
     with pytest.raises(ConfigError, match="image_size must be a multiple of 2"):
@@ -156,11 +181,15 @@ def plain_step(network: Network, image: np.ndarray, state: dict[str, np.ndarray]
         if layer.gather is None:
             return layer.weight @ values.sum(0) + layer.bias
         assert layer.threshold is not None
-        values = fire(layer.name, convolution(layer, layer.gather, values) + layer.bias, layer.threshold)
-        if layer.residual is not None:
-            assert layer.norm is not None
-            joined = values * layer.residual.gain
+        fired = fire(layer.name, convolution(layer, layer.gather, values) + layer.bias, layer.threshold)
+        if layer.residual is None:
+            values = fired
+        else:
+            joined = fired * layer.residual.gain
             stream = joined if layer.residual.fresh else stream + joined
+            if layer.name.endswith("proj"):
+                continue
+            assert layer.norm is not None
             signed = np.where(layer.norm.negate, -stream, stream)
             values = fire(f"{layer.name}.norm", signed + layer.norm.bias, layer.norm.threshold)
         if layer.name in rows:
@@ -178,3 +207,6 @@ def test_stepwise_is_the_plain_loop(name: str, ratio: float) -> None:
         state: dict[str, np.ndarray] = {}
         logits = [plain_step(network, image, state, 7 + index, mask.at_step(step)) for step in range(4)]
         assert np.array_equal(found.logits[:, index], np.cumsum(logits, axis=0))
+    if name == "projection":
+        other = run_stepwise(without_shortcut(network), images, 4, mask=mask, first_image=7)
+        assert not np.array_equal(found.logits, other.logits)

@@ -66,10 +66,14 @@ def test_options_are_judged_before_any_work(arguments: list[str], message: str, 
     ("sim.post_synth", ["--output", "{tmp}"], "{tmp}/sim"),
     ("sim.soc.__main__", ["--config", "configs/fashion-tiny.toml", "--images", "1", "--output", "{tmp}/soc"], "{tmp}/soc"),
     ("hwgen.boards", ["bitstream"], "{tmp}/ulx3s"),
+    ("hwgen.pynq", [], "{tmp}/pynq-z2"),
+    ("hwgen.__main__", ["synth", "--config", "configs/fashion-tiny.toml", "--output", "{tmp}"], "{tmp}/synth-ecp5-85f"),
+    ("sim.uart.__main__", ["--config", "configs/fashion-tiny.toml"], "{tmp}/fashion-tiny/sim"),
 ])
 def test_a_second_run_in_a_folder_is_one_line(module: str, arguments: list[str], place: str, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("hwgen.boards.ROOT", tmp_path)
+    for module_root in ("hwgen.boards.ROOT", "hwgen.pynq.ROOT", "sim.uart.__main__.BUILD_ROOT"):
+        monkeypatch.setattr(module_root, tmp_path)
     folder = Path(place.format(tmp=tmp_path))
     with claimed(folder):
         assert main_of(module)([argument.format(tmp=tmp_path) for argument in arguments]) == 2

@@ -62,7 +62,7 @@ def test_csr_of_a_stepwise_machine() -> None:
     ("csr", "random_accesses/idle=3/stall=0", "CSR_WRONG", "is not 0x"),
     ("csr", "random_accesses/idle=0/stall=3", "CSR_MUTE", "starts, expected"),
     ("loader", "whole_images/idle=3", "LOADER_WRONG", r"item 1 of \d+ \(memory 0\) differs"),
-    ("loader", "whole_images/idle=0", "LOADER_LATE", "19 cycles, predicted 20"),
+    ("loader", "whole_images/idle=0", "LOADER_LATE", "20 cycles, predicted 21"),
     ("loader", "images_in_parts/idle=0", "LOADER_WHOLE", "did not come"),
     ("loader", "loads/idle=0", "LOADER_LOAD", r"\(memory 1\) differs"),
     ("loader", "discarded_packets", "LOADER_KEPT", "3 packets dropped"),
@@ -77,10 +77,10 @@ def test_bench_can_fail(block: str, testcase: str, variable: str, message: str) 
 
 def test_image_cycles() -> None:
     wide = CONFIGS["wide"]  # 4 beats and 3 writes a word
-    assert image_cycles(wide, 1, 32) == 1 + 4 + 1 + 3 + 1
+    assert image_cycles(wide, 1, 32) == 2 + 4 + 1 + 3 + 1
     assert image_cycles(wide, 2, 32) == image_cycles(wide, 1, 32) + 4
-    assert image_cycles(wide, 2, 8) == 1 + 1 + 1 + 3 + 3 + 1, "3 writes hide the one beat"
-    assert image_cycles(CONFIGS["narrow"], 1, 9) == 1 + 2 + 1 + 8 + 8 + 1
+    assert image_cycles(wide, 2, 8) == 2 + 1 + 1 + 3 + 3 + 1, "3 writes hide the one beat"
+    assert image_cycles(CONFIGS["narrow"], 1, 9) == 2 + 2 + 1 + 8 + 8 + 1
 
 
 def test_loader_arguments() -> None:

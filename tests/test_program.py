@@ -6,7 +6,7 @@ import pytest
 
 from hwgen.config import MachineConfig, machine_config
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, PROGRAM_BITS, Kind, pack, unpack, width
-from hwgen.layout import Buffer, dense_map, slot_map, word_integers
+from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.parameters import NEURON, pack_channel
 from hwgen.program import CompileError, Program, compile_network, demands, sized
 from hwgen.schedule import layer_table, predict
@@ -48,12 +48,6 @@ def test_slots_do_not_cross_words() -> None:
     assert (wide >= 0).sum(axis=1).tolist() == [16, 8, 16, 8]
     assert wide[2, 0] == 24
     assert sorted(dense_map(20, 8)[dense_map(20, 8) >= 0].tolist()) == list(range(20))
-
-
-def test_word_integers_put_lane_0_lowest() -> None:
-    lanes = np.zeros((1, 16), np.int64)
-    lanes[0, 0], lanes[0, 2] = 5, 7
-    assert word_integers(lanes, MACHINE) == [5 | 7 << 6]
 
 
 def test_descriptor_fields_round_trip_and_refuse() -> None:

@@ -275,5 +275,10 @@ def test_bad_arguments_of_logits_are_refused() -> None:
     for bad in (images[:, :2], images[..., :7], images[0], images[:0]):
         with pytest.raises(ReferenceModelError, match="images have shape"):
             model.logits(bad)
+    with pytest.raises(ReferenceModelError, match=r"images are torch.uint8, not floating-point: normalise them first"):
+        model.logits(images.to(torch.uint8))
+    images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ReferenceModelError, match="images hold values that are not finite"):
+        model.logits(images)
     with pytest.raises(ReferenceModelError, match="only infers"):
         model.train()

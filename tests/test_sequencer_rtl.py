@@ -8,6 +8,7 @@ from sim.tb.duts import bench
 
 MUTATIONS = {
     "cycles": ("programs/longest=4/stall=0", f"expected ({FETCH_CYCLES - 1},"),
+    "handover": ("programs/longest=120/stall=0", "dispatch of cycle"),
     "mask": ("programs/longest=4/stall=0", "start_"),
     "payload": ("programs/longest=4/stall=0", "start_"),
     "restart": ("programs/longest=4/stall=0", "dispatch of cycle"),

@@ -114,14 +114,15 @@ def test_compiled_path_and_report(builds: Path, tmp_path: Path) -> None:
     assert f"{round(outcome.verdict.cycles_per_image):,}" in text
 
 
-@pytest.mark.parametrize("kind", ["vgg", "resnet"])
-def test_convolutions(builds: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "more"), [("vgg", {"dense": [9]}), ("resnet", {}), ("resnet", {"shortcut": "projection"})],
+                         ids=["vgg", "resnet", "projection"])
+def test_convolutions(builds: Path, kind: str, more: dict[str, Any]) -> None:
     """Convolutions, residuals between them, and a head that takes spikes: every layer of every step, over the compiled path."""
     model = read_model({"kind": kind, "image_size": 8, "in_channels": 1, "classes": 5, "levels": 7, "widths": [6, 10],
-                        "depths": [1, 1], **({"dense": [9]} if kind == "vgg" else {})})
+                        "depths": [1, 1], **more})
     masking = MaskingConfig(("conv",), 0.25)
     network = random_network(model, 1)
-    build = emit(network, machine_config({**KNOBS, "steps": 5}), masking, builds / kind)
+    build = emit(network, machine_config({**KNOBS, "steps": 5}), masking, builds / "-".join([kind, *more]))
     summary = verify_all(build, network, masking, random_images(model, 2, 2), every=1, processes=1, quiet=True, resume=False)
     assert summary.passed and summary.traced == summary.images == 2, summary.failures
 

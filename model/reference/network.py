@@ -256,6 +256,10 @@ class Reference(nn.Module):
         size = (self.shape.in_channels, self.shape.image_size, self.shape.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != size or not len(images):
             raise ReferenceModelError(f"images have shape {list(images.shape)}, not [B, {', '.join(map(str, size))}]")
+        if not images.is_floating_point():
+            raise ReferenceModelError(f"images are {images.dtype}, not floating-point: normalise them first")
+        if not images.isfinite().all():
+            raise ReferenceModelError("images hold values that are not finite")
         run = self._in_dtype_of(images)
         images = images.to(self.head.weight.device)
         if mode == "qcfs":

@@ -23,8 +23,8 @@ class Trace:
     """What the hardware stores, layer by layer; every array is int32 and starts with the image index.
 
     `outputs[layer]`: after spike masking. "counts" [B, T, C] (qkv: C is 3C; attn; fc1; conv), "stream" and "next" [B, T, C]
-    (embed, proj, merge, fc2; a convolution with a residual), "stream" and "planes" (last fc2 of a stage), "logits"
-    [B, classes] (head).
+    (embed, proj, merge, fc2; a convolution with a residual), "stream" and "planes" (last fc2 of a stage), "stream" alone (a
+    projection shortcut, which hands nothing on), "logits" [B, classes] (head).
     `inputs[layer]` [B, T, C_in]: the layer's input values after masking; T: output tokens; attention: qkv's counts; a
     convolution: its input map, not gathered.
     `before[layer]`: the same before masking, only where its site is masked. `scores[attn]` [B, windows, heads, n, n]
@@ -155,12 +155,13 @@ class Walk:
             else:
                 found = self.gemm(layer, values, stream)
                 stream = found.get("stream", stream)
-            final = next(key for key in ("counts", "next", "planes", "logits") if key in found)
-            hidden = self.hide(layer.name, layer.kind, final, found[final], numbers)
-            unmasked = found[final] if hidden is not None else None
-            if hidden is not None:
-                found[final] = hidden
-            values = found[final]
+            final = next((key for key in ("counts", "next", "planes", "logits") if key in found), "")
+            if final:  # else nothing is handed on: the next layer reads what this one read
+                hidden = self.hide(layer.name, layer.kind, final, found[final], numbers)
+                unmasked = found[final] if hidden is not None else None
+                if hidden is not None:
+                    found[final] = hidden
+                values = found[final]
             if keep:
                 trace.outputs[layer.name] = {what: given.astype(np.int32) for what, given in found.items()}
         trace.logits[:] = values
@@ -179,7 +180,8 @@ class Walk:
         joined = residual(stream, counts, layer.residual)
         if layer.norm is not None:
             return {"stream": joined, "next": norm_fire(joined, layer.norm, self.levels)}
-        assert layer.requantise is not None
+        if layer.requantise is None:
+            return {"stream": joined}
         return {"stream": joined, "planes": requantise(joined, layer.requantise)}
 
     def attention(self, layer: Attention, values: Exact, numbers: NDArray[np.int64],

@@ -114,7 +114,8 @@ class _Stepwise(Walk):
         joined = residual(stream, spikes * self.levels, layer.residual)
         if layer.norm is not None:
             return {"stream": joined, "next": self.norm_step(f"{layer.name}.norm", joined, layer.norm)}
-        assert layer.requantise is not None
+        if layer.requantise is None:
+            return {"stream": joined}
         return {"stream": joined, "planes": requantise(joined, layer.requantise)}
 
     def norm_step(self, name: str, stream: Exact, norm: NormFire) -> Exact:

@@ -1,11 +1,12 @@
 """Bench of hwgen/sequencer.py: random programs, the units imitated; every event is expected with its exact cycle.
 
 `predict` states the contract: a descriptor is dispatched in the first cycle that is `FETCH_CYCLES` after the dispatch
-before, not before that one's unit is done, (`results`) in which the result stream is idle, and in which the reads and writes
-of its sync word are done. MUTATE=cycles (one cycle less), mask (one draw on), payload (words reversed), results (the flag
-ignored), restart (a second image begins one descriptor late), halt (`failed` ignored), sync (one write less is enough), steps
-(one more than finished) and stalled (a cycle without a unit counts) must fail; of a stepwise machine also seed (the first
-step's mask in each), image (IMAGE in each step), early (image_done with each step) and initial (the second step still is).
+before, `HANDOVER` or more after that one's unit is done, (`results`) in which the result stream is idle, and in which the
+reads and writes of its sync word are done. MUTATE=cycles (one cycle less), handover (likewise), mask (one draw on), payload
+(words reversed), results (the flag ignored), restart (a second image begins one descriptor late), halt (`failed` ignored),
+sync (one write less is enough), steps (one more than finished) and stalled (a cycle without a unit counts) must fail; of a
+stepwise machine also seed (the first step's mask in each), image (IMAGE in each step), early (image_done with each step) and
+initial (the second step still is).
 """
 import itertools
 import random
@@ -17,7 +18,7 @@ from cocotb.triggers import RisingEdge
 
 from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, pack, unpack
 from hwgen.registers import ErrorCode
-from hwgen.sequencer import FETCH_CYCLES
+from hwgen.sequencer import FETCH_CYCLES, HANDOVER
 from model.masking import STEP_SEED, WIDTH, jump, jump_polynomial, start_state
 from sim.scoreboard import Scoreboard
 from sim.streams import reset, start_clock
@@ -110,12 +111,12 @@ def predict(run: Run) -> list[Event]:
 def _unbroken(run: Run) -> list[Event]:
     events: list[Event] = []
     durations = iter(run.durations)
-    last = done = 0
+    last, done = 0, -HANDOVER
     for image, step in itertools.product(range(run.images), range(run.time_steps)):
         late = int(mutated("restart") and image > 0)
         seed = step_seed(run.seed, 0 if mutated("seed") else step)
         for number, item in enumerate(run.program[late:], run.first + late):
-            at = max(last + FETCH_CYCLES - mutated("cycles"), done)
+            at = max(last + FETCH_CYCLES - mutated("cycles"), done + HANDOVER - mutated("handover"))
             while (item.results and at in run.stalls and not mutated("results")) or run.waits(item, at):
                 if not (item.results and at in run.stalls):
                     events.append((at, "stalled", ()))
@@ -158,7 +159,7 @@ def random_run(rng: random.Random, longest: int, stall: int, last: int = Kind.EN
     time_steps = rng.randint(1, machine().steps) if machine().stepwise else 1
     # the first: an image, and a step, whose start state would be 0
     seed = rng.choice([step_seed(index + images - 1, (images + units) % time_steps), rng.getrandbits(32)])
-    exact = [FETCH_CYCLES - 2, FETCH_CYCLES - 1, FETCH_CYCLES]  # done just before, when and just after the next is ready
+    exact = [FETCH_CYCLES - late for late in range(HANDOVER + 3)]  # done just before, when and just after the next is ready
     durations = [rng.choice([1, longest, rng.randint(1, longest), rng.choice(exact)]) for _ in range(images * units * time_steps)]
     stalls, at = set[int](), 0
     while stall and at < 3000:

@@ -3,6 +3,7 @@ import argparse
 import sys
 
 from hwgen.emit import emit
+from hwgen.files import claimed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.packed import pack
 from model.command_line import command_line
@@ -21,8 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     args = top.parse_args(argv)
     find_simulator()
     config, machine, network = read_inputs(args)
-    made = emit(network, machine, config.masking, BUILD_ROOT / config.name)
-    program = build(made)
+    folder = BUILD_ROOT / config.name
+    with claimed(folder / "sim"):
+        made = emit(network, machine, config.masking, folder)
+        program = build(made)
     packed = made.folder / "network.bin"
     packed.write_bytes(pack(made.program, made.machine, config.masking, made.id32))
     if not args.pty:
