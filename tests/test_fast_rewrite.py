@@ -103,6 +103,13 @@ def test_what_is_the_same_is_one() -> None:
     assert merged(module(*TWICE)) == module(TWICE[0], TWICE[2], TWICE[4], TWICE[6], r"assign out = { \$1 , one };")
 
 
+def test_an_escaped_name_in_place_of_a_plain_one_ends() -> None:
+    text = module(r"reg \en$1  = 1'h0;", "reg en = 1'h0;", "always @(posedge clk)\n    \\en$1  <= v;",
+                  "always @(posedge clk)\n    en <= v;", ".in(en),", "assign out = { en, v };")
+    assert merged(text) == module(r"reg \en$1  = 1'h0;", "always @(posedge clk)\n    \\en$1  <= v;",
+                                  r".in(\en$1 ),", r"assign out = { \en$1 , v };")
+
+
 def test_what_becomes_the_same_is_one() -> None:
     wires = (rf"wire [3:0] \${number} ;" for number in range(3, 7))
     text = module(*TWICE, *wires, r"assign \$4  = ~ \$3 ;", r"assign \$3  = \$1  & v;",

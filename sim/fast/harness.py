@@ -29,16 +29,16 @@ without the model's locks 1.03. Together 2.3 since the latched inputs.
 
 Then, 1.5 together: no clock nets and one evaluation a cycle (`sim.fast.clocks`) with what is the same computed once
 (`sim.fast.merge`) and runs of bits in words (`sim.fast.stream`) 1.15; equal registers merged 1.02; chosen words as `if`s
-(`sim.fast.select`) 1.07; memories that stand still (`sim.fast.memories`) 1.04; vectors reversed once 1.03; Verilator without look-up
-tables (-fno-table) 1.04 and with always-blocks whole (-fno-split) 1.03; one round an evaluation 1.02; gcc's profile (`trained`) 1.07,
-which gained nothing before.
+(`sim.fast.select`) 1.07; memories that stand still (`sim.fast.memories`) 1.04; vectors reversed once 1.03; Verilator without
+look-up tables (-fno-table) 1.04 and with always-blocks whole (-fno-split) 1.03; one round an evaluation 1.02; gcc's profile
+(`trained`) 1.07, which gained nothing before.
 
-What gained nothing: -flto with -fno-plt, -fno-semantic-interposition and -fno-strict-aliasing, -fno-stack-protector, vectors of 256
-bits; huge pages for data or code; loops over the fire unit's 8 lanes (each register by itself, or all of a stage together); enables
-of all memories as events (98 events cost more than their tests: 0.8); of Verilator's passes without reorder, life, subst, case,
-reloop, dedup (within 1 %), merge-cond, life-post (0.9), dfg (0.7). -O3 is best: -O2 0.98, -fno-tree-slp-vectorize 0.97,
--fno-tree-vectorize 0.75. Copies of one program differ by up to 20 % (where its pages lie, and what the neighbours do): measure fresh
-copies in turn. --savable costs nothing."""
+What gained nothing: -flto with -fno-plt, -fno-semantic-interposition and -fno-strict-aliasing, -fno-stack-protector, vectors of
+256 bits; huge pages for data or code; loops over the fire unit's 8 lanes (each register by itself, or all of a stage together);
+enables of all memories as events (98 events cost more than their tests: 0.8); of Verilator's passes without reorder, life,
+subst, case, reloop, dedup (within 1 %), merge-cond, life-post (0.9), dfg (0.7). -O3 is best: -O2 0.98, -fno-tree-slp-vectorize
+0.97, -fno-tree-vectorize 0.75. Copies of one program differ by up to 20 % (where its pages lie, and what the neighbours do):
+measure fresh copies in turn. --savable costs nothing."""
 PROGRAM = "harness"
 HERE = Path(__file__).resolve().parent
 HEADERS = ("machine.hpp", "memory.hpp")

@@ -8,7 +8,7 @@ _WIRE = re.compile(r"^  wire ((?:signed )?(?:\[\d+:0\] )?)(\\\$\d+) ;\n", re.M)
 _ASSIGN = re.compile(r"^  assign (\\\$\d+)  = (.*);\n", re.M)
 _REGISTER = re.compile(r"^  reg ((?:signed )?(?:\[\d+:0\] )?)(\S+)  ?(= \d+'h[0-9a-f]+);\n", re.M)
 _CLOCKED = re.compile(r"^  always @\((posedge \w+)\)\n    (\S+) +<= (.*);\n", re.M)
-_SPACE = re.compile(r" (?=[ ,]|$)")  # behind an escaped name
+_SPACE = re.compile(r" (?=[ ,)}\[]|$)")  # behind an escaped name
 _NAME = re.compile(r"\\\S+|(?<![.\w$'])[A-Za-z_]\w*")
 
 
@@ -35,7 +35,8 @@ def _once(text: str) -> str:
     seen: dict[tuple[str, str, str], str] = {}
 
     def one(name: re.Match[str]) -> str:
-        return same.get(name[0], name[0])
+        kept = same.get(name[0], name[0])
+        return f"{kept} " if kept.startswith("\\") and not name[0].startswith("\\") else kept  # an escaped name ends with a space
 
     for clock, name, value in [*(("", *assign) for assign in _ASSIGN.findall(text)), *_CLOCKED.findall(text)]:
         if name in kinds:
