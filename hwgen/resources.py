@@ -98,8 +98,8 @@ def _rom_luts(bits: int, words: int, ports: int) -> float:
 # buffer, packing, spike words on their way); a fire lane (two neurons, residual, result queue); an attention row (LFSR, ROM
 # address) and a channel of it (products, popcounts, sums, its firing). Three machines do not determine five numbers: of those
 # that meet the three, they are the nearest to the ones fitted to earlier hardware (relative least squares).
-LUTS = (4038, 248, 826, 217, 211)
-REGISTERS = (3511, 239, 843, 154, 66)
+LUTS = (3962, 245, 801, 216, 200)
+REGISTERS = (3505, 211, 840, 161, 89)
 BANK_LUTS = 0.6
 """LUTs of a memory's output choice, for each bit, port and bank after the first."""
 
