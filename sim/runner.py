@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -32,6 +32,7 @@ STAMP = "built.sha256"
 # The index package is built without its configure step's answers: give make what configure would have found.
 _INDEX_MAKEFLAGS = ("CFG_CXXFLAGS_PCH_I=-include CXX=g++ LINK=g++ AR=ar PYTHON3=python3 "
                     "CFG_CXXFLAGS_COROUTINES=-fcoroutines CFG_LDLIBS_THREADS=-pthread CFG_CXXFLAGS_STD=-std=gnu++20 ")
+_PROFILED, _BY_PROFILE = "-fprofile-generate", "-fprofile-use -Wno-missing-profile"
 _RUNTIME_OBJECTS = "verilated*.o"
 _OPTIMISE = "OPT_FAST=-O1"  # the default, -Os, gave 0.57 of this speed on a lane array; -O2 and -O3 gave no more
 # make hands its own variables and jobserver down: ours must not see them. Likewise pytest's, for cocotb's runner.
@@ -331,11 +332,12 @@ def _native() -> tuple[str, str]:
 
 
 def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes: Sequence[Path], build_dir: Path,
-                  optimise: str, args: Sequence[str] = ()) -> Path:
+                  optimise: str, args: Sequence[str] = (), train: Callable[[Path], None] | None = None) -> Path:
     """Verilate Verilog and compile it with the C++ main among `sources`, without cocotb; the program `build_dir`/`name`.
 
     `includes`: headers, found by their folder; they count as sources of the build. `optimise`: OPT_FAST, the compiler's level for
-    generated code. `args`: more of Verilator's. It is compiled for the processor of this machine; an unchanged build is left
+    generated code. `args`: more of Verilator's. `train`: runs the program that it is given; what that run does often is then
+    compiled to be fast (g++'s profile). It is compiled for the processor of this machine; an unchanged build is left
     alone, on the same processor. ValueError: a missing file; SimulatorMissing; SimulationFailed: names the log, quotes its end.
     """
     tool = find_simulator("verilator")
@@ -346,7 +348,7 @@ def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes
     build = Path(build_dir).resolve()
     program, stamp, log = build / name, build / STAMP, build.parent / f"{build.name}.log"
     native, processor = _native()
-    digest = _digest(tool, files, (toplevel, optimise, list(args), processor, _VERILATOR_ARGS))
+    digest = _digest(tool, files, (toplevel, optimise, list(args), processor, _VERILATOR_ARGS, train is not None))
     if program.is_file() and stamp.is_file() and stamp.read_text() == digest:
         return program
     if build.exists():
@@ -359,12 +361,23 @@ def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes
     verilate = [str(tool.program), "--cc", "--exe", *_VERILATOR_ARGS, *args, "--top-module", toplevel, "-Mdir", str(build),
                 "-CFLAGS", flags, "-o", name, *map(str, files[:len(sources)])]
     kept = [part for obj in sorted(build.glob(_RUNTIME_OBJECTS)) for part in ("-o", obj.name)]
-    compile_ = ["make", "-C", str(build), "-f", f"V{toplevel}.mk", "-j", str(os.cpu_count() or 1), *kept, f"OPT_FAST={optimise}"]
+    compile_ = ["make", "-C", str(build), "-f", f"V{toplevel}.mk", "-j", str(os.cpu_count() or 1), *kept]
     with _environment({**_NO_MAKE, **tool.env}), log.open("wb") as output:
-        for command in (verilate, compile_):
+        def do(*command: str) -> None:
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
             if done.returncode:
                 raise SimulationFailed(f"verilator could not build {name} (exit {done.returncode}); {log} ends:\n{_tail(log)}")
+
+        do(*verilate)
+        if train is not None:
+            do(*compile_, "CXX=g++", f"LINK=g++ {_PROFILED}", f"OPT_FAST={optimise} {_PROFILED}")
+            train(program)
+            for old in (program, *build.glob("*.o"), *build.glob("*.a"), *build.glob("*.gch")):
+                if not old.match(_RUNTIME_OBJECTS):
+                    old.unlink()
+            optimise = f"{optimise} {_BY_PROFILE}"
+            compile_ += [*(part for obj in sorted(build.glob(_RUNTIME_OBJECTS)) for part in ("-o", obj.name)), "CXX=g++"]
+        do(*compile_, f"OPT_FAST={optimise}")
     _keep_runtime(tool, build, variant)
     stamp.write_text(digest)
     return program

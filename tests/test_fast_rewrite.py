@@ -1,5 +1,5 @@
-"""sim/fast/rewrite.py and roll.py: what they say in other words, and what they leave alone. That it means the same is what the
-runs of tests/test_fast_rtl.py show, against the golden model."""
+"""sim/fast/rewrite.py and what it puts together: what they say in other words, what they leave alone, what they
+refuse. That it means the same is what the runs of tests/test_fast_rtl.py show, against the golden model."""
 import re
 
 import pytest
@@ -8,12 +8,18 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
+from hwgen import clock_gate
 from hwgen.config import MachineConfig
 from hwgen.lanes import LaneArray
 from hwgen.popcount import popcount
 from hwgen.verilog import convert
-from sim.fast.rewrite import counted, streamed
+from sim.fast.clocks import unclocked
+from sim.fast.memories import enabled
+from sim.fast.merge import merged
+from sim.fast.rewrite import counted
 from sim.fast.roll import rolled
+from sim.fast.select import selected
+from sim.fast.stream import streamed
 
 LANES = 16
 
@@ -59,11 +65,182 @@ def test_few_registers_stay() -> None:
     assert rolled(few) == few
 
 
+def module(*lines: str) -> str:
+    return "module m(clk, out);\n  input clk;\n  wire clk;\n" + "".join(f"  {line}\n" for line in lines) + "endmodule\n"
+
+
 def test_reversed_bits_become_a_stream() -> None:
     bits = ", ".join(f"v[{bit}]" for bit in range(8))
-    assert streamed(f"assign a = {{ {bits} }};") == "assign a = {<<{ v[7:0] }};"
-    for other in (bits.replace("v[3]", "v[4]"), bits.replace("v[3]", "w[3]"), bits.replace(", v[7]", ""), bits + ", 1'h0"):
-        assert streamed(f"assign a = {{ {other} }};") == f"assign a = {{ {other} }};"
+    assert streamed(module(f"assign a = {{ {bits} }};")) == module("assign a = {<<{ v[7:0] }};")
+    assert streamed(module(f"assign a = {{ {bits}, {bits.replace('v', 'w')}, x }};")) == module(
+        "assign a = { {<<{ w[7:0], v[7:0] }}, x };")
+    for other in (bits.replace("v[3]", "v[4]"), bits.replace("v[3]", "w[3]"), bits.replace(", v[7]", "")):
+        assert streamed(module(f"assign a = {{ {other} }};")) == module(f"assign a = {{ {other} }};")
+    target = module(f"assign {{ {bits} }} = a;")
+    assert streamed(target) == target
+
+
+def test_parts_of_a_vector_come_from_one_reverse() -> None:
+    vector = r"wire [15:0] \$1 ;"
+    parts = [", ".join(rf"\$1 [{bit}]" for bit in range(low, low + 8)) for low in (0, 8)]
+    assert streamed(module(vector, *(f"assign a = {{ {part} }};" for part in parts))) == module(
+        vector, r"assign a = \$1_backwards [15:8];", r"assign a = \$1_backwards [7:0];",
+        r"wire [15:0] \$1_backwards ;", r"assign \$1_backwards  = {<<{ \$1  }};")
+
+
+def test_the_same_term_is_said_once() -> None:
+    for term in ("b", "v[3]", r"\$1 "):
+        assert streamed(module(f"assign a = {{ {', '.join([term] * 9)} }};")) == module(f"assign a = {{9{{ {term} }}}};")
+        assert "{9{" not in streamed(module(f"assign a = {{ {', '.join([term] * 8 + ['c', term])} }};"))
+
+
+TWICE = (r"wire [3:0] \$1 ;", r"wire [3:0] \$2 ;", "reg one = 1'h0;", "reg two = 1'h0;",
+         r"assign \$1  = v + w;", r"assign \$2  = v + w;",
+         "always @(posedge clk)\n    one <= v[0];", "always @(posedge clk)\n    two <= v[0];", r"assign out = { \$2 , two };")
+
+
+def test_what_is_the_same_is_one() -> None:
+    assert merged(module(*TWICE)) == module(TWICE[0], TWICE[2], TWICE[4], TWICE[6], r"assign out = { \$1 , one };")
+
+
+def test_an_escaped_name_in_place_of_a_plain_one_ends() -> None:
+    text = module(r"reg \en$1  = 1'h0;", "reg en = 1'h0;", "always @(posedge clk)\n    \\en$1  <= v;",
+                  "always @(posedge clk)\n    en <= v;", ".in(en),", "assign out = { en, v };")
+    assert merged(text) == module(r"reg \en$1  = 1'h0;", "always @(posedge clk)\n    \\en$1  <= v;",
+                                  r".in(\en$1 ),", r"assign out = { \en$1 , v };")
+
+
+def test_what_becomes_the_same_is_one() -> None:
+    wires = (rf"wire [3:0] \${number} ;" for number in range(3, 7))
+    text = module(*TWICE, *wires, r"assign \$4  = ~ \$3 ;", r"assign \$3  = \$1  & v;",
+                  r"assign \$6  = ~ \$5 ;", r"assign \$5  = \$2  & v;", r"assign x = \$6 ;")
+    assert r"assign x = \$4 ;" in merged(text) and r"\$5" not in merged(text)
+
+
+@pytest.mark.parametrize(("old", "new", "stay"), [
+    (r"[3:0] \$2 ", r"signed [3:0] \$2 ", (r"\$2 ",)), (r"\$2  = v + w", r"\$2  = v - w", (r"\$2 ",)),
+    (r"\$2  = v + w", r"\$2  = w + v", (r"\$2 ",)), ("two = 1'h0", "two = 1'h1", ("two",)),
+    ("two <= v[0]", "two <= v[1]", ("two",)), ("reg two", "output two;\n  reg two", ("two",)),
+    ("always @(posedge clk)\n    two", "always @(posedge other)\n    two", ("two",))])
+def test_what_differs_is_not_one(old: str, new: str, stay: tuple[str, ...]) -> None:
+    text = module(*TWICE)
+    assert text.count(old) == 1
+    new_text = merged(text.replace(old, new))
+    assert [name for name in (r"\$2 ", "two") if name in new_text] == list(stay)
+
+
+CHOICE = ("reg [7:0] data = 8'h00;", *(f"reg [7:0] word{number} = 8'h00;" for number in range(3)),
+          *(rf"wire [7:0] \${number} ;" for number in range(6)),
+          r"assign \$0  = word0 & {8{ bit0 }};", r"assign \$1  = word1 & {8{ bit1 }};", r"assign \$2  = word2 & {8{ bit2 }};",
+          r"assign \$3  = \$0 ;", r"assign \$4  = \$3  | \$1 ;", r"assign \$5  = \$4  | \$2 ;",
+          "always @(posedge clk)\n    data <= \\$5 ;")
+
+
+def test_a_choice_of_words_becomes_ifs() -> None:
+    text = selected(module(*CHOICE))
+    assert re.findall(r"if \((\w+)\) begin\n      next_data = next_data \| (\w+);", text) == [
+        ("bit0", "word0"), ("bit1", "word1"), ("bit2", "word2")]
+    assert text.count("data <=") == 1 and "    data <= next_data;" in text
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    (r"\$5  = \$4  | \$2 ", r"\$5  = \$4  ^ \$2 "), (r"word1 & {8{ bit1 }}", "word1"), ("{8{ bit1 }}", "{4{ bit1 }}"),
+    ("reg [7:0] word1 = 8", "reg [3:0] word1 = 4"),
+    (r"wire [7:0] \$4 ", r"wire [3:0] \$4 "), ("reg [7:0] data = 8", "reg [3:0] data = 4")])
+def test_another_choice_stays(old: str, new: str) -> None:
+    text = module(*CHOICE)
+    assert text.count(old) == 1
+    text = text.replace(old, new)
+    assert selected(text) == text
+
+
+def memories(count: int) -> str:
+    """A module of `count` memories, and theirs."""
+    parts = "".join(f"  part{number} memory{number} (\n    .clk(clk)\n  );\n" for number in range(count))
+    return f"module top(clk);\n{parts}endmodule\n" + "".join(f"""module part{number} (clk, \\a$1 , b);
+  reg [7:0] memory [3:0];
+  always @(posedge clk) begin
+    if (\\a$1 )
+      memory[address] <= data;
+  end
+  always @(posedge clk) begin
+    if (\\a$1 ) begin
+      _0_ <= memory[address];
+    end
+    if (b) begin
+      _1_ <= memory[address];
+    end
+  end
+  always @(posedge clk) begin
+    if (b) begin
+      c <= d;
+    end
+    e <= f;
+  end
+endmodule
+""" for number in range(count))
+
+
+def test_many_memories_wait_for_their_enables() -> None:
+    text = enabled(memories(8))
+    assert re.findall(r"@\(.*\)", text) == [
+        r"@(posedge clk iff \a$1 )", r"@(posedge clk iff \a$1  | b)", "@(posedge clk)"] * 8
+    assert re.findall(r"@\(.*\)", unclocked(text.replace("  reg [7:0] m", "  input clk;\n  reg [7:0] m")
+                                            .replace("top(clk);\n", "top(clk);\n  input clk;\n")))[:3] == [
+        r"@(edge mst_fast.clk iff clk & (\a$1 ))", r"@(edge mst_fast.clk iff clk & (\a$1  | b))", "@(edge mst_fast.clk iff clk)"]
+
+
+def test_few_memories_stay() -> None:
+    assert enabled(memories(7)) == memories(7)
+
+
+GATED = """module top(clk, rst, d, q);
+  input clk;
+  wire clk;
+  wire slow_clk;
+  wire enable;
+  mst_clock_gate slow_gate (
+    .clk(clk),
+    .enable(enable),
+    .gated(slow_clk)
+  );
+  \\part  part (
+    .d(d),
+    .slow_clk(slow_clk)
+  );
+  always @(posedge clk)
+    q <= d;
+endmodule
+
+module \\part (slow_clk, d);
+  input slow_clk;
+  wire slow_clk;
+  always @(posedge slow_clk) begin
+    e <= d;
+  end
+endmodule
+""" + clock_gate.VERILOG
+
+
+def test_clocks_become_enables() -> None:
+    text = unclocked(GATED)
+    assert re.findall(r"@\(.*\)", text) == ["@(edge mst_fast.clk iff clk)", "@(edge mst_fast.clk iff slow_clk)"]
+    assert "assign gated = clk & enable;" in text and "open" not in text and "`ifdef" not in text
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    (".d(d)", ".d(slow_clk)", "module top: slow_clk is a clock and more"),
+    ("q <= d", "q <= clk", "module top: clk is a clock and more"),
+    ("e <= d", "e <= { slow_clk, d }", r"module \\part: slow_clk is a clock and more"),
+    ("@(posedge clk)", "@(negedge clk)", r"module top: @\(negedge clk\) is no clock edge"),
+    ("@(posedge slow_clk)", "@(posedge slow_clk, posedge d)", r"module \\part: @\(posedge slow_clk, posedge d\) is no clock"),
+    ("@(posedge clk)", "@(posedge enable)", "module top: clock enable is no input and no gate's output"),
+    (".gated(slow_clk)", ".gated(other)", "module top: clock slow_clk is no input and no gate's output"),
+    ("  wire enable;", "  assign slow_clk = enable;", "module top: slow_clk is a clock and more")])
+def test_other_clocks_are_refused(old: str, new: str, message: str) -> None:
+    assert GATED.count(old) == 1
+    with pytest.raises(ValueError, match=message):
+        unclocked(GATED.replace(old, new))
 
 
 class Counts(wiring.Component):

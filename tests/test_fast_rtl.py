@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sim.fast.harness as harness
 import sim.fast.verify_all as verify_all_module
 from hwgen.config import MachineConfig
 from hwgen.emit import Build, emit
@@ -70,7 +71,7 @@ def small(builds: Path) -> Build:
 
 @pytest.fixture(scope="module")
 def program(small: Build) -> Path:
-    return build(small)
+    return build(small, trained=True)
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +221,14 @@ def test_a_snapshot_of_another_job_is_refused(small: Build, savable: Path, progr
     with pytest.raises(SimulationFailed, match="savable=True"):
         run(small, images, program=program, folder=tmp_path, seed=1, snapshot_seconds=0)
     assert run(small, images, program=savable, folder=tmp_path, seed=1, snapshot_seconds=0)[0].cycles
+
+
+def test_a_training_run_that_fails_is_told(small: Build, tmp_path: Path) -> None:
+    refusing = tmp_path / "refusing"
+    refusing.write_text("#!/bin/sh\necho no such luck >&2\nexit 3\n")
+    refusing.chmod(0o755)
+    with pytest.raises(SimulationFailed, match="refusing: the training run failed: no such luck$"):
+        harness._train(small, refusing, tmp_path / "train")
 
 
 def whole_set(small: Build, images: np.ndarray, **options: object) -> Summary:

@@ -37,7 +37,7 @@ def speedup(config: Config, network: Network, images: NDArray[np.uint8], *, fold
     """
     workers = processes if processes is not None else os.cpu_count() or 1
     build = emit(network, machine_config(config.machine), config.masking, folder)
-    program = build_harness(build)
+    program = build_harness(build, trained=not build.machine.memory_bits)
     few = images[:cocotb_images]
 
     def cocotb(some: NDArray[np.uint8]) -> list[list[int]]:

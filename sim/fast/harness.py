@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.clock_gate import MACRO
 from hwgen.emit import Build
 from hwgen.files import digest, write_if_changed
+from quantize.random_network import random_images
 from sim.fast.latch import LATCHED, latched_verilog
 from sim.fast.rewrite import rewritten
 from sim.fast.script import ANSWERS, HALTED, MACHINE_ERROR, SNAPSHOT, Answer, ExternalMemory, formats_header, read_answers, script
@@ -19,7 +19,7 @@ from sim.runner import STAMP, SimulationFailed, build_program
 from sim.trace_file import TRACE_SUFFIX
 
 OPTIMISE = "-O3"
-ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert", f"-D{MACRO}")
+ARGS = ("--x-assign", "fast", "--x-initial", "fast", "--no-assert", "-fno-table", "-fno-split")
 """What gained, in processor time of one process on the same images (cifar10-tiny, 64 lanes): the latched inputs
 (`sim.fast.latch`) 2.2 times, compiling for this processor 1.1. Then, each over what was there before it: clocks of their own for
 the stages of fetcher, lanes and fire unit (`hwgen.clock_gate.gated`) 1.43; for the weight banks and the draws of a mask that is
@@ -27,10 +27,18 @@ off, with bits reversed by a stream operator (`sim.fast.rewrite`), 1.10; lanes i
 1.29; ones counted by one instruction 1.06; the emitter's entry in registers of its own, no word of 250 bits, 1.06; evaluation
 without the model's locks 1.03. Together 2.3 since the latched inputs.
 
-What gained nothing: gcc's profile (-fprofile-use over all generated code), -flto with -fno-plt, -fno-semantic-interposition and
--fno-strict-aliasing, huge pages for data. -O3 is best by 5 to 25 %: over -O2 with vectorised loops, -fno-tree-slp-vectorize,
--fvect-cost-model=unlimited. Huge pages for code would give 3 % (copies of one program differ by 8 %, by where its pages lie): not
-worth moving code about. --savable costs nothing."""
+Then, 1.5 together: no clock nets and one evaluation a cycle (`sim.fast.clocks`) with what is the same computed once
+(`sim.fast.merge`) and runs of bits in words (`sim.fast.stream`) 1.15; equal registers merged 1.02; chosen words as `if`s
+(`sim.fast.select`) 1.07; memories that stand still (`sim.fast.memories`) 1.04; vectors reversed once 1.03; Verilator without
+look-up tables (-fno-table) 1.04 and with always-blocks whole (-fno-split) 1.03; one round an evaluation 1.02; gcc's profile
+(`trained`) 1.07, which gained nothing before.
+
+What gained nothing: -flto with -fno-plt, -fno-semantic-interposition and -fno-strict-aliasing, -fno-stack-protector, vectors of
+256 bits; huge pages for data or code; loops over the fire unit's 8 lanes (each register by itself, or all of a stage together);
+enables of all memories as events (98 events cost more than their tests: 0.8); of Verilator's passes without reorder, life,
+subst, case, reloop, dedup (within 1 %), merge-cond, life-post (0.9), dfg (0.7). -O3 is best: -O2 0.98, -fno-tree-slp-vectorize
+0.97, -fno-tree-vectorize 0.75. Copies of one program differ by up to 20 % (where its pages lie, and what the neighbours do):
+measure fresh copies in turn. --savable costs nothing."""
 PROGRAM = "harness"
 HERE = Path(__file__).resolve().parent
 HEADERS = ("machine.hpp", "memory.hpp")
@@ -46,13 +54,14 @@ class Halted(SimulationFailed):
         self.descriptor = descriptor
 
 
-def build(build: Build, *, savable: bool = False) -> Path:
+def build(build: Build, *, savable: bool = False, trained: bool = False) -> Path:
     """The harness of `build`'s machine (its Verilog `sim.fast.rewrite.rewritten`), compiled where it changed; its path.
 
-    `savable`: it can write and read snapshots (slower). ValueError when the Verilog is missing; SimulatorMissing;
+    `savable`: it can write and read snapshots. `trained`: compiled twice, the second time for what one random image makes it do
+    often: for long runs, and machines without external memory. ValueError when the Verilog is missing; SimulatorMissing;
     SimulationFailed when it does not compile (names the log). One caller at a time.
     """
-    base = build.folder / "sim" / ("fast-savable" if savable else "fast")
+    base = build.folder / "sim" / f"fast{'-savable' * savable}{'-trained' * trained}"
     write_if_changed(base / "formats.hpp", formats_header(build.machine, savable))
     write_if_changed(base / f"{LATCHED}.v", latched_verilog(build.machine))
     machine = base / build.verilog.name
@@ -61,7 +70,17 @@ def build(build: Build, *, savable: bool = False) -> Path:
         name=PROGRAM, toplevel=LATCHED, build_dir=base / "build", optimise=OPTIMISE,
         sources=[base / f"{LATCHED}.v", machine, HERE / "harness.cpp"],
         includes=[base / "formats.hpp", *(HERE / name for name in HEADERS)],
-        args=[*ARGS, *(["--savable"] if savable else [])])
+        args=[*ARGS, *(["--savable"] if savable else [])],
+        train=(lambda program: _train(build, program, base / "train")) if trained else None)
+
+
+def _train(build: Build, program: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    image = random_images(build.program.network.model, 0, 1)
+    (folder / "script.bin").write_bytes(b"".join(script(build, image, first_image=0, traced=[], seed=1, ratio=None)))
+    done = subprocess.run([program, folder / "script.bin", folder, "", "-1", "0"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SimulationFailed(f"{program}: the training run failed: {done.stderr.strip()}")
 
 
 def run(build: Build, images: NDArray[np.uint8], *, program: Path, folder: Path, seed: int, ratio: int | None = None,

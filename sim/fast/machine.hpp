@@ -16,8 +16,11 @@
 #include "memory.hpp"
 #endif
 
-/// What `eval()` of the model does beside locks for threads that are not there; weak: another Verilator may name it otherwise.
-__attribute__((weak)) void Vmst_fast___024root___eval(Vmst_fast___024root* root);
+/// What `eval()` of the model does, beside locks for threads that are not there: once the logic behind inputs, if there is any; then
+/// again and again what waits for an event, until there is none. Weak: another Verilator may name them otherwise.
+__attribute__((weak)) bool Vmst_fast___024root___eval_phase__ico(Vmst_fast___024root* root);
+__attribute__((weak)) bool Vmst_fast___024root___eval_phase__act(Vmst_fast___024root* root);
+__attribute__((weak)) bool Vmst_fast___024root___eval_phase__nba(Vmst_fast___024root* root);
 
 using Bytes = std::vector<uint8_t>;
 
@@ -95,7 +98,7 @@ class Machine {
         top.eval();  // sets the model up
     }
 
-    /// One clock cycle. Outputs count as they are just before the rising edge.
+    /// One clock cycle. Outputs count as they are just before the clock's edge.
     void step() {
 #if MST_MEMORY_BITS
         drive_memory();
@@ -113,9 +116,7 @@ class Machine {
 #if MST_MEMORY_BITS
         clock_memory();
 #endif
-        top.clk = 1;
-        evaluate();
-        top.clk = 0;
+        top.clk ^= 1;
         evaluate();
         ++cycle;
     }
@@ -199,9 +200,11 @@ class Machine {
   private:
     static constexpr int kPatience = 1000;
 
+    /// One round of it is enough: the only events are those of `clk` and `take` (sim/fast/clocks.py), which nothing inside moves.
     void evaluate() {
-        if (Vmst_fast___024root___eval) {
-            Vmst_fast___024root___eval(top.rootp);
+        if (Vmst_fast___024root___eval_phase__act && Vmst_fast___024root___eval_phase__nba && !Vmst_fast___024root___eval_phase__ico) {
+            Vmst_fast___024root___eval_phase__act(top.rootp);
+            Vmst_fast___024root___eval_phase__nba(top.rootp);
         } else {
             top.eval();
         }
@@ -210,9 +213,8 @@ class Machine {
     /// Hand the inputs on (sim/fast/latch.py).
     void take() {
         changed_ = false;
-        top.take = 1;
+        top.take ^= 1;
         evaluate();
-        top.take = 0;  // seen by the next eval, which comes before the next rise
     }
 
     void offer_beat() {

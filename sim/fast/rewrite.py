@@ -1,30 +1,20 @@
 """The emitted Verilog in words that Verilator compiles to fewer instructions: `rewritten`. It means the same, bit for bit."""
 import re
 
+from sim.fast.clocks import unclocked
+from sim.fast.memories import enabled
+from sim.fast.merge import merged
 from sim.fast.roll import rolled
+from sim.fast.select import selected
+from sim.fast.stream import streamed
 
-LEAST = 8
-"""Bits that are worth a stream operator."""
-_JOINED = re.compile(r"\{ (\S+ ?)\[0\], .*?\}")
 _ONES = re.compile(r"^  assign (\w+)_ones = (\{ .*? \});\n", re.M)
 _BITS = re.compile(r"\{ (\w+)_bit\d+(?:, \1_bit\d+)* \}")
 
 
 def rewritten(verilog: str) -> str:
     """Verilog of the machine as Verilator gets it."""
-    return counted(streamed(rolled(verilog)))
-
-
-def streamed(verilog: str) -> str:
-    """A vector's bits in reverse, `{ v[0], v[1], ..., v[n] }`, as SystemVerilog's `{<<{v[n:0]}}`: not taken out one by one."""
-    return _JOINED.sub(_streamed, verilog)
-
-
-def _streamed(joined: re.Match[str]) -> str:
-    name, parts = joined[1], joined[0][2:-2].split(", ")
-    if len(parts) < LEAST or any(part != f"{name}[{bit}]" for bit, part in enumerate(parts)):
-        return joined[0]
-    return f"{{<<{{ {name}[{len(parts) - 1}:0] }}}}"
+    return unclocked(enabled(selected(counted(streamed(rolled(merged(verilog)))))))
 
 
 def counted(verilog: str) -> str:

@@ -141,7 +141,7 @@ def verify_all(build: Build, network: Network, masking: MaskingConfig, images: N
     for name, value in (("processes", workers), ("every", every), ("images", len(images))):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    program = build_harness(build)
+    program = build_harness(build, trained=not build.machine.memory_bits)
     root = build.folder / "verify-all"
     folder = root / _key(build, network, masking, program, images, every)
     folder.mkdir(parents=True, exist_ok=True)
