@@ -225,16 +225,22 @@ class Extractor(wiring.Component):
         kept: list[list[Signal]] = [[], []]
         chosen: list[list[Value]] = [[], []]
         left = []
+        # Signals of their own: Amaranth writes an expression anew for each bit that is taken of it.
         for p in range(planes):
+            backwards = Signal(lanes, name=f"backwards{p}")
+            m.d.comb += backwards.eq(entry.bits[p][::-1])
             for port in range(rows):
                 rest = Signal(lanes, name=f"kept{port}_{p}")  # all but the outermost of each group
                 here = Signal(lanes, name=f"chosen{port}_{p}")  # this cycle's event is in this plane, and in no group before
-                ordered = entry.bits[p] if port == 0 else entry.bits[p][::-1]
+                rests, first_in = (Signal(lanes, name=f"{name}{port}_{p}") for name in ("rests", "first_in"))
+                ordered = entry.bits[p] if port == 0 else backwards
                 groups = [ordered[low:low + SEARCHED] for low in range(0, lanes, SEARCHED)]
-                rests = Cat(_without_lowest(group) for group in groups)
-                first_in = Cat((outer[port][p] & ~Cat(group.any() for group in groups[:number]).any()).replicate(len(group))
-                               for number, group in enumerate(groups))
-                m.d.comb += [rest.eq(rests if port == 0 else rests[::-1]), here.eq(first_in if port == 0 else first_in[::-1])]
+                nearest = Signal(len(groups), name=f"nearest{port}_{p}")
+                m.d.comb += [
+                    rests.eq(Cat(_without_lowest(group) for group in groups)),
+                    *(bit.eq(outer[port][p] & ~ordered[:number * SEARCHED].any()) for number, bit in enumerate(nearest)),
+                    first_in.eq(Cat(bit.replicate(len(group)) for bit, group in zip(nearest, groups, strict=True))),
+                    rest.eq(rests if port == 0 else rests[::-1]), here.eq(first_in if port == 0 else first_in[::-1])]
                 kept[port].append(rest)
                 chosen[port].append(here)
         some = Signal(planes)  # which planes will have events behind this cycle's

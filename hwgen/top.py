@@ -10,13 +10,13 @@ removes them.
 
 from typing import Any
 
-from amaranth.hdl import DomainRenamer, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from hwgen.attention import AttentionUnit, at_rest
 from hwgen.attention_desc import AttentionDescriptor
-from hwgen.clock_gate import gated_domain, reset_domain
+from hwgen.clock_gate import InDomain, gated_domain, reset_domain
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
 from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
@@ -103,10 +103,10 @@ class Accelerator(wiring.Component):
         stop = Signal(init=1)  # a register, for it reaches everything: the units' reset, that of the machine included
         m.submodules.csr, m.submodules.loader, m.submodules.result = csr, loader, result
         reset_domain(m, "units", stop)
-        m.submodules.sequencer = DomainRenamer("units")(sequencer)
-        m.submodules.gemm = DomainRenamer("units")(gemm)
+        m.submodules.sequencer = InDomain("units")(sequencer)
+        m.submodules.gemm = InDomain("units")(gemm)
         gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, at_rest(cfg))
-        m.submodules.attention = DomainRenamer("attention")(attention)
+        m.submodules.attention = InDomain("attention")(attention)
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
         m.d.sync += stop.eq(csr.abort | halted)
@@ -127,7 +127,7 @@ class Accelerator(wiring.Component):
         ]
 
         # External memory
-        stalls, fault, draining = Signal(64), Signal(8), Signal()
+        stalls, fault, draining, bad = Signal(64), Signal(8), Signal(), Signal(8)
         with m.If(csr.start):
             m.d.sync += stalls.eq(0)
         with m.Elif(sequencer.stalled):
@@ -186,10 +186,11 @@ class Accelerator(wiring.Component):
             csr.input.eq(loader.waiting),
             csr.output.eq(~result.idle | gemm.logits.valid),
             csr.loaded.eq(loader.loaded),
-            csr.error.eq(loader.error | sequencer.error | fault),
+            csr.error.eq(loader.error | bad | fault),
         ]
 
         # Sequencer and counters
+        m.d.sync += bad.eq(sequencer.error)  # a cycle late: it hangs on the dispatch
         results_idle = Signal()  # a cycle late, as the unit's done is, and never idle while a group is on its way
         group = Signal(group_layout(cfg.fire_lanes))  # logits on their way to the result stream
         group_valid = Signal()

@@ -94,6 +94,11 @@ def test_the_same_term_is_said_once() -> None:
         assert "{9{" not in streamed(module(f"assign a = {{ {', '.join([term] * 8 + ['c', term])} }};"))
 
 
+def test_a_whole_vector_is_no_bit_of_it() -> None:
+    joined = f"{{ {', '.join(['v[1]'] * 9)}, v, {', '.join(['v[0]'] * 9)} }}"
+    assert streamed(module(f"assign a = {joined};")) == module("assign a = { {9{ v[1] }}, v, {9{ v[0] }} };")
+
+
 TWICE = (r"wire [3:0] \$1 ;", r"wire [3:0] \$2 ;", "reg one = 1'h0;", "reg two = 1'h0;",
          r"assign \$1  = v + w;", r"assign \$2  = v + w;",
          "always @(posedge clk)\n    one <= v[0];", "always @(posedge clk)\n    two <= v[0];", r"assign out = { \$2 , two };")

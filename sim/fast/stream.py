@@ -77,7 +77,7 @@ def _runs(terms: list[str]) -> list[_Run]:
     for term in terms:
         bit = _BIT.fullmatch(term)
         name, number = (bit[1], int(bit[2])) if bit else (term, -1)
-        if runs and runs[-1].name == name:
+        if runs and runs[-1].name == name and (runs[-1].first < 0) == (number < 0):
             run, step = runs[-1], number - runs[-1].last
             if step in (0, 1) and (run.times == 1 or step == run.step):
                 runs[-1] = run._replace(step=step, times=run.times + 1)
