@@ -10,8 +10,8 @@ import re
 
 from hwgen.clock_gate import GATE
 from sim.fast.latch import TICK
+from sim.fast.modules import MODULE
 
-_MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule\n", re.S | re.M)
 _EDGE = re.compile(r"@\(posedge (\w+)(?: iff ([^()]*))?\)")
 _OTHER = re.compile(r"@(?!\*|\(posedge \w+(?: iff [^()]*)?\))(?:\(.*?\)|.*)")
 _INSTANCE = re.compile(r"^  (\\\S+|\w+) +(?:\\\S+|\w+) +\(\n((?:    \..*\n)+)  \);\n", re.M)
@@ -31,7 +31,7 @@ def unclocked(verilog: str) -> str:
     ValueError, which names module and net, where a clock is anything but an input or a gate's output, where it does anything but
     clock, and where something waits for another event: none of that can be said so.
     """
-    modules = {found[1]: found[0] for found in _MODULE.finditer(_GATE.sub("", verilog))}
+    modules = {found[1]: found[0] for found in MODULE.finditer(_GATE.sub("", verilog))}
     parts = {name: [(child, _JOINT.findall(joints)) for child, joints in _INSTANCE.findall(text)]
              for name, text in modules.items()}
     clocks = {name: {edge[0] for edge in _EDGE.findall(text)} for name, text in modules.items()} | {GATE: {"clk", "gated"}}

@@ -5,9 +5,10 @@ then cost nothing, and those with the same enables are told once. For single mem
 """
 import re
 
+from sim.fast.modules import MODULE
+
 SEVERAL = 8
 """Memories in a module that are worth it."""
-_MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule\n", re.S | re.M)
 _PART = re.compile(r"^  (\\\S+|\w+) +(?:\\\S+|\w+) +\(\n", re.M)
 _MEMORY = re.compile(r"^  reg \[\d+:0\] (\w+) \[\d+:0\];\n", re.M)
 _BLOCK = re.compile(r"^  always @\(posedge (\w+)\) begin\n((?:    if \((?:\\\S+ |\w+)\)(?: begin\n(?:      .*\n)+    end\n|"
@@ -17,11 +18,11 @@ _ENABLE = re.compile(r"^    if \((\\\S+ |\w+)\)", re.M)
 
 def enabled(verilog: str) -> str:
     """`verilog` with such memories; blocks that do anything else too stay as they are."""
-    modules = {found[1]: found[0] for found in _MODULE.finditer(verilog)}
+    modules = {found[1]: found[0] for found in MODULE.finditer(verilog)}
     memories = {name for name, text in modules.items() if _MEMORY.search(text)}
     many = {part for text in modules.values()
             if len(parts := [part for part in _PART.findall(text) if part in memories]) >= SEVERAL for part in parts}
-    return _MODULE.sub(lambda module: _BLOCK.sub(_waiting, module[0]) if module[1] in many else module[0], verilog)
+    return MODULE.sub(lambda module: _BLOCK.sub(_waiting, module[0]) if module[1] in many else module[0], verilog)
 
 
 def _waiting(block: re.Match[str]) -> str:

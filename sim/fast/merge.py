@@ -2,7 +2,8 @@
 and hardware keeps copies of a register where one alone would reach too many."""
 import re
 
-_MODULE = re.compile(r"^module .*?^endmodule\n", re.S | re.M)
+from sim.fast.modules import each_module
+
 _PORT = re.compile(r"^  (?:input|output) (?:\[\d+:0\] )?(\S+) ?;\n", re.M)
 _WIRE = re.compile(r"^  wire ((?:signed )?(?:\[\d+:0\] )?)(\\\$\d+) ;\n", re.M)
 _ASSIGN = re.compile(r"^  assign (\\\$\d+)  = (.*);\n", re.M)
@@ -18,7 +19,7 @@ def merged(verilog: str) -> str:
 
     Whatever is joined makes more expressions equal: it goes on until no more are.
     """
-    return _MODULE.sub(lambda module: _module(module[0]), verilog)
+    return each_module(verilog, _module)
 
 
 def _module(text: str) -> str:

@@ -9,9 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sim.fast.modules import each_module
+
 LEAST = 16
 """Registers that are worth a loop."""
-_MODULE = re.compile(r"^module .*?^endmodule\n", re.S | re.M)
 _REGISTER = re.compile(r"^  reg (signed )?(\[\d+:0\] )?([A-Za-z_]\w*?)(\d+) = \d+'h0+;\n", re.M)
 _CLOCKED = re.compile(r"^  always @\((posedge \w+)\)(?:\n    (\w+) <= (.*?);\n"
                       r"| begin\n    if \((\w+)\) begin\n      (\w+) <= (.*?);\n    end\n  end\n)", re.M)
@@ -37,7 +38,7 @@ class _Lane:
 
 def rolled(verilog: str) -> str:
     """`verilog` with loops over the lanes of its modules."""
-    return _MODULE.sub(lambda module: _module(module[0]), verilog)
+    return each_module(verilog, _module)
 
 
 def _module(text: str) -> str:

@@ -6,9 +6,10 @@ bits are taken together.
 import re
 from typing import NamedTuple
 
+from sim.fast.modules import each_module
+
 LEAST = 3
 """Words that are worth it."""
-_MODULE = re.compile(r"^module .*?^endmodule\n", re.S | re.M)
 _REGISTER = re.compile(r"^  reg (\[\d+:0\] )(\S+)  ?= \d+'h[0-9a-f]+;\n", re.M)
 _CLOCKED = re.compile(r"^  always @\((posedge \w+)\)\n    (\w+) <= (\\\$\d+) ;\n", re.M)
 _WIRE = re.compile(r"^  wire (\[\d+:0\] )(\\\$\d+) ;\n", re.M)
@@ -26,7 +27,7 @@ class _Choice(NamedTuple):
 
 def selected(verilog: str) -> str:
     """`verilog` with such registers in blocks of their own."""
-    return _MODULE.sub(lambda module: _module(module[0]), verilog)
+    return each_module(verilog, _module)
 
 
 def _module(text: str) -> str:

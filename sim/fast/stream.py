@@ -7,11 +7,12 @@ import re
 from itertools import groupby
 from typing import NamedTuple
 
+from sim.fast.modules import each_module
+
 LEAST = 8
 """Terms that are worth it."""
 WORD = 64
 """Bits of the largest vector that is worth reversing as a whole: Verilator has it in one integer."""
-_MODULE = re.compile(r"^module .*?^endmodule\n", re.S | re.M)
 _VECTOR = re.compile(r"^  (?:wire|reg) \[(\d+):0\] (\\\S+ |\w+)(?: ?= .*)?;\n", re.M)
 _JOINED = re.compile(r"\{ ([^{}\n]*, [^{}\n]*) \}(?! <?= )")  # no target of an assignment
 _BIT = re.compile(r"(\\\S+ |\w+)\[(\d+)\]")
@@ -37,7 +38,7 @@ class _Run(NamedTuple):
 
 def streamed(verilog: str) -> str:
     """`verilog` with such vectors in whole words; they may be parts of a longer `{ ... }`."""
-    return _MODULE.sub(lambda module: _module(module[0]), verilog)
+    return each_module(verilog, _module)
 
 
 def _module(text: str) -> str:
