@@ -5,7 +5,7 @@ clock gate (a latch that is open while the clock is low, and an AND): what would
 it so too, and spends nothing on an idle unit (`sim/fast/clocks.py`). Both give the same values as long as a unit whose clock
 stands still would not have changed anything that is ever looked at: `hold` cycles after its end it has come to rest.
 """
-from amaranth.hdl import ClockDomain, ClockSignal, Const, DomainRenamer, Instance, Module, Signal, Value
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal, Value
 
 GATE = "mst_clock_gate"
 MACRO = "MST_CLOCK_GATES"
@@ -24,21 +24,6 @@ module {GATE}(clk, enable, gated);
 endmodule
 """
 """The module behind `gated_domain`, for the end of a Verilog file that uses it (`hwgen.verilog` adds it)."""
-
-
-class InDomain(DomainRenamer):
-    """DomainRenamer that renames each expression once: Amaranth's own makes a tree of what many statements share, which took four
-    times as long in all, and more text."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._renamed: dict[int, tuple[object, object]] = {}  # by identity; the expression too, so that it stays
-
-    def on_value(self, value: Value) -> Value:
-        """`value` in the domain."""
-        if id(value) not in self._renamed:
-            self._renamed[id(value)] = value, super().on_value(value)
-        return self._renamed[id(value)][1]
 
 
 def gated(m: Module, name: str, enable: Value) -> str:

@@ -5,7 +5,9 @@ step whose inputs did not change is not run again.
 """
 import ast
 import dataclasses
+import io
 import json
+import tokenize
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,7 +105,7 @@ def design_digest(machine: MachineConfig, images: Images) -> str:
     """Identity of the generated hardware: machine, generator sources, toolchain, and the images where they are built in."""
     built_in = repr(images) if machine.weights == "initialised" else ""
     return digest(repr(machine), json_text(toolchain()), built_in,
-                  *(part for path in hardware_sources() for part in (path.name, path.read_bytes())))
+                  *(part for path in hardware_sources() for part in (path.name, statements(path.read_text(encoding="utf-8")))))
 
 
 def hardware_sources() -> list[Path]:
@@ -124,6 +126,21 @@ def hardware_sources() -> list[Path]:
             if isinstance(node, ast.ImportFrom) and node.module:
                 left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return [found[name] for name in sorted(found)]
+
+
+def statements(source: str) -> str:
+    """Python `source` without comments, docstrings and empty lines: rewording makes no other hardware, nor another placement."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        row, column = token.start
+        if token.type == tokenize.COMMENT:
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, node.end_lineno or node.lineno
+            if not lines[first][:node.col_offset].strip() and lines[last - 1].endswith(('"', "'")):  # no code beside it
+                lines[first:last] = [""] * (last - first)
+    return "\n".join(kept for line in lines if (kept := line.rstrip()))
 
 
 def _recorded(folder: Path) -> dict[str, object]:

@@ -10,13 +10,13 @@ removes them.
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import DomainRenamer, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from hwgen.attention import AttentionUnit, at_rest
 from hwgen.attention_desc import AttentionDescriptor
-from hwgen.clock_gate import InDomain, gated_domain, reset_domain
+from hwgen.clock_gate import gated_domain, reset_domain
 from hwgen.config import MachineConfig
 from hwgen.csr import AXI_LITE, Csr
 from hwgen.descriptors import ADDRESS_BITS, GEMM, IMAGE, Memory, layout
@@ -103,10 +103,10 @@ class Accelerator(wiring.Component):
         stop = Signal(init=1)  # a register, for it reaches everything: the units' reset, that of the machine included
         m.submodules.csr, m.submodules.loader, m.submodules.result = csr, loader, result
         reset_domain(m, "units", stop)
-        m.submodules.sequencer = InDomain("units")(sequencer)
-        m.submodules.gemm = InDomain("units")(gemm)
+        m.submodules.sequencer = DomainRenamer("units")(sequencer)
+        m.submodules.gemm = DomainRenamer("units")(gemm)
         gated_domain(m, "attention", sequencer.start_attention, attention.done, stop, at_rest(cfg))
-        m.submodules.attention = InDomain("attention")(attention)
+        m.submodules.attention = DomainRenamer("attention")(attention)
         halted = Signal()
         m.d.sync += halted.eq(sequencer.halt)
         m.d.sync += stop.eq(csr.abort | halted)

@@ -183,3 +183,15 @@ def test_the_compiler_is_no_part_of_the_design() -> None:
     names = {path.stem for path in emission.hardware_sources()}
     assert {"top", "fire", "extract", "lfsr", "dma_read", "formats", "masking"} <= names
     assert not {"program", "streaming", "schedule", "synth", "traffic", "tiles"} & names
+
+
+def test_words_are_no_part_of_the_design() -> None:
+    """A comment or docstring may change without a new design, so without another placement; a number may not."""
+    source = '"""What it is."""\nPORTS = 2  # why\n\nclass Unit:\n    "1"\n    depth: int = 4\n    """words"""\n    a = "#1"\n'
+    kept = emission.statements(source)
+    assert kept.splitlines() == ["PORTS = 2", "class Unit:", "    depth: int = 4", '    a = "#1"']
+    reworded = source.replace("What it is", "It is\nwhat it was").replace("# why", "# two").replace('    """words"""\n', "")
+    assert reworded != source and emission.statements(reworded) == kept
+    assert emission.statements(source.replace("= 4", "= 5")) != kept
+    beside = 'class Unit: "one"\n"two"; depth = 4\n'
+    assert emission.statements(beside) == beside.strip(), "a string with code on its line counts"
