@@ -15,7 +15,7 @@ from hwgen.attention_sum import AttentionSum
 from hwgen.config import MachineConfig
 from hwgen.memory import Scratchpad, read_signature, write_signature
 from hwgen.potential import score_potential_bits
-from model.masking import WIDTH
+from model.lfsr import WIDTH
 
 
 def at_rest(m: MachineConfig) -> int:

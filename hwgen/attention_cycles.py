@@ -6,7 +6,7 @@ is one slot more than jobs. Everything is data independent: the cycles follow fr
 from dataclasses import dataclass
 
 from hwgen.config import MachineConfig
-from model.config import ConfigError
+from model.errors import ConfigError
 
 SCORE_STAGES = 5
 """Pipeline stages from a key's issue to its scaled charge; the score's neuron follows (`score_stages`)."""

@@ -3,7 +3,7 @@ from amaranth.lib import data
 
 from hwgen.attention_cycles import AttentionShape
 from hwgen.config import MachineConfig
-from model.config import ConfigError
+from model.errors import ConfigError
 
 ADDRESS_BITS = 20
 """Bits of a scratchpad or ROM address in a descriptor: `spike_words` and `rom_words` go up to 2^20."""

@@ -8,7 +8,7 @@ from hwgen.config import MachineConfig
 from hwgen.lfsr import advanced, next_row
 from hwgen.popcount import popcount
 from hwgen.potential import score_potential_bits, times_levels
-from model.masking import LEAP, WIDTH
+from model.lfsr import LEAP, WIDTH
 from quantize.formats import SCORE_SHIFT
 
 CHUNK = 4

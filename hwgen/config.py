@@ -2,7 +2,8 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-from model.config import ConfigError, read_table
+from model.errors import ConfigError
+from model.table import read_table
 from quantize.formats import CURRENT_FRACTION
 
 FITTED = ("planes", "head_lanes", "window_tokens", "acc_bits", "weight_bits", "rom_bits", "level_bits", "potential_bits",

@@ -16,8 +16,8 @@ from hwgen.config import MachineConfig
 from hwgen.files import digest, hex_image, json_text, write_if_changed
 from hwgen.program import compile_network, sized
 from hwgen.registers import LOGITS_MOST, LoadTarget
-from hwgen.shapes import memory_shapes
-from hwgen.steps import Images, Program
+from hwgen.shapes import Images, memory_shapes
+from hwgen.steps import Program
 from hwgen.top import Accelerator
 from hwgen.verilog import convert
 from hwgen.window import BEATS, MmioAccelerator

@@ -19,7 +19,7 @@ from hwgen.gemm_cycles import logits_delay
 from hwgen.lfsr import advanced, draw_bytes, next_row
 from hwgen.parameters import OFFSET_BITS, branch_words, neuron_words
 from hwgen.potential import StepNeurons, neuron_stages, times_levels
-from model.masking import LEAP, WIDTH
+from model.lfsr import LEAP, WIDTH
 from quantize.formats import LOGIT_BITS, PIXEL_BITS, STREAM_BITS, THRESHOLD_BITS
 
 PLANES_MAX = 12

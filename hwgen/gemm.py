@@ -9,7 +9,7 @@ from hwgen.extract import Extractor
 from hwgen.fire import FireUnit
 from hwgen.lanes import LaneArray
 from hwgen.parameters import branch_words, neuron_words
-from model.masking import WIDTH
+from model.lfsr import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 
 

@@ -1,7 +1,7 @@
 """The mask LFSR in hardware: linear maps over GF(2) as exclusive-or trees, and a jump to any draw.
 
 The stream, its taps and its numbering are `model.masking`'s (docs/semantics.md, section 4); every matrix here is computed
-from `model.masking.step`, so nothing is stated twice.
+from `model.lfsr.step`, so nothing is stated twice.
 """
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from model.masking import LEAP, ROW_DRAWS, WIDTH, jump, step
+from model.lfsr import LEAP, ROW_DRAWS, WIDTH, jump, step
 
 
 @lru_cache(maxsize=64)

@@ -16,13 +16,15 @@ from hwgen.config import POTENTIALS, MachineConfig, fitted
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, IMAGE, PROGRAM_BITS, SYNC, After, Fields, Kind, pack
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.limits import CompileError, check_fits, needs
-from hwgen.steps import Images, Ints, Part, Program, Step
+from hwgen.shapes import Images
+from hwgen.steps import Ints, Part, Program, Step
 from hwgen.tiles import fire_parameters, tile_rows, weight_rows
 from model.config import CONV_SITE, MaskingConfig, ModelConfig
-from model.masking import LEAP, ROW_DRAWS, conv_rows, jump_polynomial, mask_rows
+from model.lfsr import LEAP, ROW_DRAWS, jump_polynomial
+from model.masking import conv_rows, mask_rows
 from quantize.layers import Attention, Gemm, Network
 
-__all__ = ["CompileError", "Compiler", "Images", "Program", "Step", "compile_network", "demands", "sized", "with_depths"]
+__all__ = ["CompileError", "Compiler", "Program", "Step", "compile_network", "demands", "sized", "with_depths"]
 
 
 def compile_network(network: Network, machine: MachineConfig, masking: MaskingConfig) -> Program:

@@ -13,7 +13,7 @@ from hwgen.config import MachineConfig
 from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, layout
 from hwgen.lfsr import Jump
 from hwgen.registers import STEPS_BITS, ErrorCode
-from model.masking import STEP_SEED, WIDTH
+from model.lfsr import STEP_SEED, WIDTH
 
 FETCH_CYCLES = Jump.CYCLES + 4
 """From a dispatch to the first cycle in which the descriptor behind it can be dispatched."""

@@ -1,9 +1,25 @@
-"""The machine's memories: how wide and how deep each is, for the hardware, the compiler and the host."""
+"""The machine's memories: how wide and how deep each is and what it holds, for the hardware, the compiler and the host."""
+from dataclasses import dataclass, field
+
 from hwgen.config import MachineConfig
 from hwgen.descriptors import DESCRIPTOR_WORDS, PROGRAM_BITS, TRANSFER_BITS, Memory
 from hwgen.parameters import branch_words, neuron_words
 from hwgen.registers import LoadTarget
 from quantize.formats import STREAM_BITS
+
+
+@dataclass(slots=True)
+class Images:
+    """Contents of the memories before the first image, as integers of one word each; `external`: bytes from MEMORY_BASE on."""
+
+    program: list[int] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
+    params: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)
+    rom: list[int] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
+    writes: list[int] = field(default_factory=list)
+    external: bytes = b""
 
 
 def memory_shapes(m: MachineConfig) -> dict[LoadTarget, tuple[int, int]]:

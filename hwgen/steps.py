@@ -1,4 +1,4 @@
-"""What the compiler makes: descriptors with what the cycle model and the benches need to know of them, transfers, images."""
+"""What the compiler makes: descriptors with what the cycle model and the benches need to know of them, and transfers."""
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +8,7 @@ from hwgen.attention_cycles import AttentionShape
 from hwgen.config import MachineConfig
 from hwgen.descriptors import Kind, Memory
 from hwgen.layout import Buffer
+from hwgen.shapes import Images
 from quantize.layers import Network
 
 Ints = NDArray[np.int64]
@@ -60,20 +61,6 @@ class Transfer:
     steps: int
     writes: int
     layer: str
-
-
-@dataclass(slots=True)
-class Images:
-    """Contents of the memories before the first image, as integers of one word each; `external`: bytes from MEMORY_BASE on."""
-
-    program: list[int] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
-    params: list[int] = field(default_factory=list)
-    branches: list[int] = field(default_factory=list)
-    rom: list[int] = field(default_factory=list)
-    reads: list[int] = field(default_factory=list)
-    writes: list[int] = field(default_factory=list)
-    external: bytes = b""
 
 
 @dataclass(slots=True)

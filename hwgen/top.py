@@ -27,9 +27,8 @@ from hwgen.memory import RowMemory, Scratchpad, address_bits, taken_over
 from hwgen.registers import ErrorCode, LoadTarget
 from hwgen.result import ResultStream, group_layout
 from hwgen.sequencer import Sequencer
-from hwgen.shapes import local_shapes, memory_shapes
+from hwgen.shapes import Images, local_shapes, memory_shapes
 from hwgen.shared import SharedScratchpad
-from hwgen.steps import Images
 from hwgen.weights import WeightMemory
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 

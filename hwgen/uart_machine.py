@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.bridge import AXI_LITE_MASTER, Bridge
 from hwgen.config import MachineConfig
-from hwgen.steps import Images
+from hwgen.shapes import Images
 from hwgen.top import Accelerator
 from hwgen.uart import UartReceiver, UartTransmitter
 

@@ -21,14 +21,31 @@ def _as_map(shape: torch.Size, keep: Tensor) -> Tensor:
     return keep.transpose(1, 2).reshape(shape)
 
 
+class Subsample(nn.Module):
+    """Every `stride`-th token, outputs beyond the channels being 0: a 1x1 convolution with the unit matrix [outputs, C, 1, 1]."""
+
+    weight: Tensor
+    bias = None
+
+    def __init__(self, channels: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.register_buffer("weight", torch.eye(outputs, channels)[:, :, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, outputs, H / stride, W / stride] of a map [B, C, H, W]."""
+        return functional.conv2d(x, self.weight, stride=self.stride)
+
+
 class ConvLayer(nn.Module):
     """Average pooling, convolution, BatchNorm and neuron; with a residual also the BatchNorm and neuron on the stream."""
 
     def __init__(self, shape: ConvShape, levels: int) -> None:
         super().__init__()
         self.shape = shape
-        self.conv = nn.Conv2d(shape.channels, shape.outputs, shape.kernel, shape.stride, bias=False)
-        self.norm = nn.BatchNorm2d(shape.outputs)
+        self.conv = Subsample(shape.channels, shape.outputs, shape.stride) if shape.fixed else \
+            nn.Conv2d(shape.channels, shape.outputs, shape.kernel, shape.stride, bias=False)
+        self.norm = nn.Identity() if shape.fixed else nn.BatchNorm2d(shape.outputs)
         self.act = QCFS(levels)
         self.act.name = shape.name
         if shape.residual and shape.hands_on:

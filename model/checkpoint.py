@@ -16,7 +16,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
-from model.config import AnyModel, Config, MaskingConfig, described, read_model, read_table
+from model.config import AnyModel, Config, described, read_masking, read_model
 from model.factory import network
 from model.spiking import SpikingNetwork
 
@@ -123,7 +123,7 @@ def load(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
     tensors, info = read(path, FORMAT)
     try:
         model = network(read_model(info["model"]),
-                        read_table(MaskingConfig, "masking", info["masking"]))
+                        read_masking(info["masking"]))
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())

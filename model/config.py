@@ -1,12 +1,10 @@
 """Typed configuration: one TOML file describes one model on one machine.
 
 `[model]`, `[masking]`, `[train]`, `[events]` and `[quantize]` are defined here; `[machine]` belongs to `hwgen.config` and is
-read with the same `read_table`. No torch import: every folder reads configurations.
+read by the same `model.table`. No torch import: every folder reads configurations.
 """
 import dataclasses
 import tomllib
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,10 @@ from pathlib import Path
 from model import resnet, vgg
 from model.conv_config import ConvConfig
 from model.errors import ConfigError as ConfigError
+from model.table import read_table, typed
 from model.train_config import PRETRAIN as PRETRAIN
 from model.train_config import TrainConfig as TrainConfig
 
-T = typing.TypeVar("T")
 TABLES = ("model", "masking", "train", "events", "quantize", "machine")
 SITES = ("q", "k", "scores", "fc1", "fc2")
 """Where a spike mask may sit: attention's q, k and score counts, and the inputs of the two MLP layers."""
@@ -231,26 +229,17 @@ class Config:
     """the network file: the file's key `network`, from its own folder; else of the configuration's name, beside it"""
 
 
-def _typed(table: str, key: str, value: object, kind: object) -> object:
-    if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
-        if table == "masking" and key == "sites" and isinstance(value, str):
-            if value not in SITE_SETS:
-                raise ConfigError(f"[masking] sites: unknown set {value!r}; known: {', '.join(SITE_SETS)}")
-            return SITE_SETS[value]
-        if (table, key) == ("masking", "ratios") and isinstance(value, list):
-            return tuple((name, typing.cast(float, _typed(table, name, ratio, float))) for name, ratio in value)
-        if not isinstance(value, list):
-            raise ConfigError(f"[{table}] {key} must be a list of {item.__name__}, not {value!r}")
-        return tuple(_typed(table, key, entry, item) for entry in value)
-    if isinstance(kind, types.UnionType):
-        raise TypeError(f"[{table}] {key}: unions are not supported in configurations")
-    assert isinstance(kind, type)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"[{table}] {key} must be {kind.__name__}, not {value!r}")
-    return value
+def read_masking(raw: object) -> MaskingConfig:
+    """`[masking]`; `sites` may be a list or the name of a set. ConfigError as `read_table`."""
+    if not isinstance(raw, dict):
+        return read_table(MaskingConfig, "masking", raw)
+    raw = _spelled_out(raw)
+    sites = raw.get("sites")
+    if isinstance(sites, str):
+        if sites not in SITE_SETS:
+            raise ConfigError(f"[masking] sites: unknown set {sites!r}; known: {', '.join(SITE_SETS)}")
+        raw = raw | {"sites": SITE_SETS[sites]}
+    return read_table(MaskingConfig, "masking", raw)
 
 
 def _spelled_out(raw: dict[str, object]) -> dict[str, object]:
@@ -265,7 +254,9 @@ def _spelled_out(raw: dict[str, object]) -> dict[str, object]:
         if twice:
             raise ConfigError(f"[masking] {twice[0]} has a ratio under both sites and ratios: keep one")
         raw, ratios = raw | {"sites": []}, sites | ratios
-    return raw | {"ratios": list(_flat(ratios))} if ratios else {k: v for k, v in raw.items() if k != "ratios"}
+    if not ratios:
+        return {key: value for key, value in raw.items() if key != "ratios"}
+    return raw | {"ratios": tuple((name, typed("masking", name, ratio, float)) for name, ratio in _flat(ratios))}
 
 
 def _flat(table: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -275,23 +266,6 @@ def _flat(table: dict[str, object], prefix: str = "") -> Iterator[tuple[str, obj
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def read_table(cls: type[T], table: str, raw: object) -> T:
-    """Build dataclass `cls` from TOML table `raw`; ConfigError names unknown, missing and ill-typed keys."""
-    if not isinstance(raw, dict):
-        raise ConfigError(f"[{table}] must be a table, not {raw!r}")
-    if cls is MaskingConfig:
-        raw = _spelled_out(raw)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in raw:
-        if key not in fields:
-            raise ConfigError(f"[{table}] has no key {key!r}; known keys: {', '.join(fields)}")
-    for name, entry in fields.items():
-        if name not in raw and entry.default is dataclasses.MISSING:
-            raise ConfigError(f"[{table}] lacks {name!r}: {entry.metadata['doc']}")
-    hints = typing.get_type_hints(cls)
-    return cls(**{key: _typed(table, key, value, hints[key]) for key, value in raw.items()})
 
 
 def read_model(raw: object) -> AnyModel:
@@ -338,7 +312,7 @@ def load(path: str | Path) -> Config:
         if "model" not in raw:
             raise ConfigError("lacks the table [model]")
         model = read_model(raw["model"])
-        masking = read_table(MaskingConfig, "masking", raw.get("masking", {}))
+        masking = read_masking(raw.get("masking", {}))
         blocks = _blocks(model)
         for name, _ in masking.ratios:
             if "." in name and name.rpartition(".")[0] not in blocks:

@@ -16,7 +16,8 @@ class ConvShape:
     `side`, `channels`: of its input map, before pooling. `pool`: side of the average pooling in front of it (1: none).
     `residual`: '' (its counts go on), 'fresh' (they start the residual stream) or 'add' (they join it); with a residual,
     a second BatchNorm and neuron on the stream make the counts that go on. `hands_on` False: nothing goes on, its counts only
-    join the stream, and the next convolution reads what this one read (a projection shortcut).
+    join the stream, and the next convolution reads what this one read (a shortcut). `fixed`: its weights are the unit matrix,
+    without BatchNorm: inputs go through, and outputs beyond them are 0.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ConvShape:
     pool: int = 1
     residual: str = ""
     hands_on: bool = True
+    fixed: bool = False
 
     @property
     def out_side(self) -> int:

@@ -1,8 +1,7 @@
 """Random Spike Masking: one LFSR stream, addressed by (seed, image, row, column), in numpy.
 
-Defined in docs/semantics.md, section 4. The stream is linear over GF(2), so it can be entered anywhere:
-`jump_polynomial(k)` is x^k modulo the characteristic polynomial, and `jump(state, k)` the state k steps on.
-Taps (32, 22, 2, 1): Xilinx XAPP052. Masking: Masked Spiking Transformer, ICCV 2023, section 3.3.
+Defined in docs/semantics.md, section 4; the stream itself is in `model.lfsr`. Masking: Masked Spiking
+Transformer, ICCV 2023, section 3.3.
 """
 import dataclasses
 from dataclasses import dataclass
@@ -12,69 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import CONV_SITE, SITES, AnyModel, MaskingConfig, ModelConfig
-
-WIDTH = 32
-TAPS = (32, 22, 2, 1)
-LEAP = 8
-ROW_DRAWS = 4096
-STEP_SEED = 0x9E3779B1
-"""Times the time step, into the seed: `stepwise` redraws the mask (docs/semantics.md, section 4)."""
-_WORD = (1 << WIDTH) - 1
-# Recurrence b[k] = sum of b[k - tap], hence x^32 = sum of x^(32 - tap).
-_REDUCTION = sum(1 << (WIDTH - tap) for tap in TAPS)
-
-
-def step(state: int) -> int:
-    """One shift of the LFSR."""
-    bit = 0
-    for tap in TAPS:
-        bit ^= state >> (tap - 1)
-    return (state << 1 | bit & 1) & _WORD
-
-
-@lru_cache(maxsize=4096)
-def jump_polynomial(steps: int) -> int:
-    """x^steps modulo the LFSR's characteristic polynomial, bit i = coefficient of x^i."""
-    result, power = 1, 2
-    while steps:
-        if steps & 1:
-            result = _product(result, power)
-        power = _product(power, power)
-        steps >>= 1
-    return result
-
-
-def _product(a: int, b: int) -> int:
-    total = 0
-    while b:
-        if b & 1:
-            total ^= a
-        b >>= 1
-        a <<= 1
-        if a >> WIDTH:
-            a = a & _WORD ^ _REDUCTION
-    return total
-
-
-def apply_polynomial(state: int, polynomial: int) -> int:
-    """Sum of step^i(state) over the set bits i of `polynomial`: how the hardware jumps, one shift a cycle."""
-    total = 0
-    for bit in range(WIDTH):
-        if polynomial >> bit & 1:
-            total ^= state
-        state = step(state)
-    return total
-
-
-def jump(state: int, steps: int) -> int:
-    """The state `steps` shifts after `state`."""
-    return apply_polynomial(state, jump_polynomial(steps))
-
-
-def start_state(seed: int, image: int) -> int:
-    """State of an image before its first draw."""
-    return (seed ^ image) & _WORD or 1
-
+from model.lfsr import LEAP, ROW_DRAWS, STEP_SEED, TAPS, WIDTH, WORD, jump, start_state
 
 TABLE_BYTES = 1 << 20
 """Largest table of draws that is kept for the next images; longer runs of draws are grown from their corner each time."""
@@ -219,7 +156,7 @@ class SpikeMask:
 
     def at_step(self, step: int) -> "SpikeMask":
         """The mask of time step `step` in `stepwise` mode: the same ratios, other draws; step 0 is the mask itself."""
-        return dataclasses.replace(self, seed=self.seed ^ (step * STEP_SEED & _WORD))
+        return dataclasses.replace(self, seed=self.seed ^ (step * STEP_SEED & WORD))
 
     def keep(self, site: str, images: NDArray[np.int64], row: int, rows: int, columns: int,
              first: int = 0, block: str = "") -> NDArray[np.bool_] | None:

@@ -8,7 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.masking import ROW_DRAWS, TAPS, WIDTH, corner_bytes
+from model.lfsr import ROW_DRAWS, TAPS, WIDTH
+from model.masking import corner_bytes
 
 NIBBLE = 4
 

@@ -4,12 +4,11 @@ from typing import ClassVar
 
 from model.conv_config import ConvConfig, ConvShape
 
-SHORTCUTS = ("none", "projection")
+SHORTCUTS = {"none": "", "projection": "proj", "padded": "pad"}
 PRESETS: dict[str, dict[str, object]] = {
     "resnet18": {"depths": [2, 2, 2, 2], "widths": [64, 128, 256, 512], "shortcut": "projection"},
-    "resnet20": {"depths": [3, 3, 3], "widths": [16, 32, 64]}}
-"""Named shapes: keys that a file may leave out when it says `preset`. resnet18 projects, as in the paper; resnet20 does not: the
-paper's CIFAR networks have shortcuts without parameters."""
+    "resnet20": {"depths": [3, 3, 3], "widths": [16, 32, 64], "shortcut": "padded"}}
+"""Named shapes: keys that a file may leave out when it says `preset`, with the shortcuts of the paper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +18,22 @@ class ResnetConfig(ConvConfig):
     A block is two 3x3 convolutions with BatchNorm and QCFS; the counts of the second join the stream, and BatchNorm and
     QCFS on the stream feed the next block (pre-activation order, He et al., ECCV 2016). The first block of a later stage has
     stride 2 and starts a new stream: with the counts of a 1x1 convolution of the block's input (`shortcut` "projection", option B
-    of the paper), or with those of its first convolution, as patch merging does in the MST ("none").
+    of the paper), with every second token of that input, more channels being 0 ("padded", option A), or with the counts of its
+    first convolution, as patch merging does in the MST ("none").
     """
 
     KIND: ClassVar[str] = "resnet"
     shortcut: str = field(default="none", metadata={
-        "doc": "of the first block of a later stage: 'projection' (1x1 convolution, stride 2, BatchNorm) or 'none'"})
+        "doc": "of the first block of a later stage: 'projection' (1x1 convolution, stride 2, BatchNorm), 'padded' (every second "
+               "token, zeros for more channels) or 'none'"})
 
     def __post_init__(self) -> None:
         ConvConfig.__post_init__(self)
         self.need(self.shortcut in SHORTCUTS, f"shortcut must be one of {', '.join(SHORTCUTS)}, not {self.shortcut!r}")
+        grows = all(self.channels(stage) <= self.channels(stage + 1) for stage in range(len(self.widths) - 1))
+        self.need(grows or self.shortcut != "padded",
+                  f"widths {list(self.widths)}: a padded shortcut cannot lose channels: let them grow, or"
+                  " take shortcut = 'projection'")
 
     def plan(self) -> tuple[ConvShape, ...]:
         """See ConvConfig.plan."""
@@ -37,12 +42,12 @@ class ResnetConfig(ConvConfig):
         for stage, depth in enumerate(self.depths):
             for block in range(depth):
                 down = stage > 0 and block == 0
-                name, projects = f"s{stage}.b{block}", down and self.shortcut == "projection"
-                if projects:
-                    found.append(ConvShape(f"{name}.proj", side, channels, self.channels(stage), kernel=1, stride=2, padding=0,
-                                           residual="fresh", hands_on=False))
+                name, shortcut = f"s{stage}.b{block}", SHORTCUTS[self.shortcut] if down else ""
+                if shortcut:
+                    found.append(ConvShape(f"{name}.{shortcut}", side, channels, self.channels(stage), kernel=1, stride=2,
+                                           padding=0, residual="fresh", hands_on=False, fixed=self.shortcut == "padded"))
                 found.append(ConvShape(f"{name}.conv1", side, channels, self.channels(stage), stride=2 if down else 1,
-                                       residual="fresh" if down and not projects else ""))
+                                       residual="fresh" if down and not shortcut else ""))
                 side, channels = found[-1].out_side, found[-1].outputs
                 found.append(ConvShape(f"{name}.conv2", side, channels, channels, residual="add"))
         return tuple(found)

@@ -34,7 +34,8 @@ def fold_backbone(backbone: Backbone) -> tuple[FoldedGemm, ...]:
         # Average pooling: every tap stands for pool x pool tokens of the map before it.
         kernel = kernel.repeat(shape.pool, axis=1).repeat(shape.pool, axis=2) / shape.pool**2
         weight = kernel.reshape(shape.outputs, -1)
-        norm = batch_norm(f"{shape.name}.norm", layer.norm)
+        one, none = np.ones(shape.outputs), np.zeros(shape.outputs)
+        norm = Affine(one, none, none, one) if shape.fixed else batch_norm(f"{shape.name}.norm", layer.norm)
         taps = weight.shape[1] // shape.channels
         bias = norm.shift.copy()
         weight = weight * norm.scale[:, None]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import SITE_SETS, ConfigError, MaskingConfig, load, read_table
+from model.config import SITE_SETS, ConfigError, load, read_masking
 
 MODEL = {"image_size": 8, "in_channels": 3, "classes": 5, "patch": 2, "embedding": 16, "depths": [1, 1], "heads": [1, 2],
          "window": 2, "mlp_ratio": 2.0, "levels": 7}
@@ -103,7 +103,7 @@ def test_mask_ratios_by_site_and_block(tmp_path: Path, rest: str, sites: tuple[s
     masking = load(written(tmp_path, rest=f"[masking]\n{rest}\n")).masking
     assert (masking.sites, masking.ratios) == (sites, ratios)
     assert masking.active
-    assert read_table(MaskingConfig, "masking", json.loads(json.dumps(dataclasses.asdict(masking)))) == masking
+    assert read_masking(json.loads(json.dumps(dataclasses.asdict(masking)))) == masking
 
 
 @pytest.mark.parametrize(("rest", "message"), [

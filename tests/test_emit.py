@@ -181,8 +181,9 @@ def test_a_changed_weight_that_is_built_in_makes_new_hardware(tmp_path: Path) ->
 def test_the_compiler_is_no_part_of_the_design() -> None:
     """What decides the Verilog is in the design's identity, what only fills memories or measures is not."""
     names = {path.stem for path in emission.hardware_sources()}
-    assert {"top", "fire", "extract", "lfsr", "dma_read", "formats", "masking"} <= names
+    assert {"top", "fire", "extract", "lfsr", "dma_read", "formats", "registers"} <= names
     assert not {"program", "streaming", "schedule", "synth", "traffic", "tiles"} & names
+    assert not {"masking", "resnet", "train_config", "layers"} & names, "a training's key would make another placement"
 
 
 def test_words_are_no_part_of_the_design() -> None:

@@ -11,7 +11,8 @@ from hwgen.parameters import NEURON, pack_channel
 from hwgen.program import CompileError, Program, compile_network, demands, sized
 from hwgen.schedule import layer_table, predict
 from model.config import ConfigError, MaskingConfig, ModelConfig
-from model.masking import jump_polynomial, mask_rows
+from model.lfsr import jump_polynomial
+from model.masking import mask_rows
 from quantize.layers import Network
 from quantize.random_network import random_network
 

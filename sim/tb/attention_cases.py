@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from hwgen.attention_cycles import AttentionShape
 from hwgen.attention_desc import attention_fields, pack_attention
 from hwgen.config import MachineConfig
-from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
+from model.lfsr import LEAP, ROW_DRAWS, jump, start_state
+from model.masking import draws
 from quantize.formats import SCORE_SHIFT
 from quantize.layers import Attention
 from sim.golden.attention import geometry, heads_of, scores, weighted

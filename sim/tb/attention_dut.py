@@ -11,7 +11,7 @@ from hwgen.attention_desc import ADDRESS_BITS, AttentionDescriptor
 from hwgen.config import MachineConfig
 from hwgen.memory import RowMemory, Scratchpad, taken_over
 from hwgen.verilog import convert
-from model.masking import WIDTH
+from model.lfsr import WIDTH
 
 SPIKE_WORDS, ROM_WORDS = 1 << 12, 1 << 13
 RUNS = 2

@@ -16,7 +16,8 @@ from hwgen.gemm_cycles import logits_delay, write_delay
 from hwgen.gemm_desc import NO_EDGE
 from hwgen.parameters import BRANCH, NEURON, pack_channel
 from hwgen.potential import neuron_stages
-from model.masking import LEAP, ROW_DRAWS, draws, jump, start_state
+from model.lfsr import LEAP, ROW_DRAWS, jump, start_state
+from model.masking import draws
 from quantize.formats import BIAS_BITS, LOGIT_BITS, STREAM_BITS, THRESHOLD_BITS, limits
 from quantize.layers import NormFire, Requantise, Residual
 from sim.golden import fire as golden

@@ -26,7 +26,7 @@ from hwgen.parameters import branch_words, neuron_words
 from hwgen.sequencer import Sequencer
 from hwgen.verilog import convert
 from hwgen.weights import WeightMemory
-from model.masking import WIDTH
+from model.lfsr import WIDTH
 from quantize.formats import LOGIT_BITS, STREAM_BITS
 from sim.runner import Results, run_bench
 from sim.tb.step_duts import POTENTIAL_WORDS, DivideDut, PotentialDut

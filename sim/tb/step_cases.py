@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
 from hwgen.descriptors import After
-from model.masking import STEP_SEED, WIDTH
+from model.lfsr import STEP_SEED, WIDTH
 from quantize.layers import Requantise, Residual
 from sim.golden import fire as golden
 from sim.golden.stepwise import integrate

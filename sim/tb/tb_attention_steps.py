@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hwgen.config import MachineConfig
 from hwgen.limits import current_bound
-from model.masking import LEAP, ROW_DRAWS, STEP_SEED, WIDTH, draws, jump, start_state
+from model.lfsr import LEAP, ROW_DRAWS, STEP_SEED, WIDTH, jump, start_state
+from model.masking import draws
 from quantize.formats import SCORE_SHIFT
 from quantize.layers import Attention
 from sim.golden.attention import Softmax, geometry

@@ -7,7 +7,8 @@ import numpy as np
 from cocotb.triggers import ReadOnly, RisingEdge, Timer
 
 from hwgen.lfsr import Jump
-from model.masking import LEAP, ROW_DRAWS, apply_polynomial, draws, jump_polynomial, start_state
+from model.lfsr import LEAP, ROW_DRAWS, apply_polynomial, jump_polynomial, start_state
+from model.masking import draws
 from sim.streams import reset, start_clock
 from sim.tb.duts import LFSR_DRAWS, mutated
 

@@ -19,7 +19,7 @@ from cocotb.triggers import RisingEdge
 from hwgen.descriptors import DESCRIPTOR_WORDS, HEADER, PAYLOAD_BITS, PROGRAM_BITS, SYNC, Kind, pack, unpack
 from hwgen.registers import ErrorCode
 from hwgen.sequencer import FETCH_CYCLES, HANDOVER
-from model.masking import STEP_SEED, WIDTH, jump, jump_polynomial, start_state
+from model.lfsr import STEP_SEED, WIDTH, jump, jump_polynomial, start_state
 from sim.scoreboard import Scoreboard
 from sim.streams import reset, start_clock
 from sim.tb.duts import DESCRIPTORS, PROGRAM, machine, mutated

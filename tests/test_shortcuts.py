@@ -1,6 +1,6 @@
-"""The projection shortcut of a ResNet: what it computes in torch, its way from training to integers, and what is refused.
+"""The shortcuts of a ResNet: what they compute in torch, their way from training to integers, and what is refused.
 
-That plain loops, torch integers, golden and RTL agree on it: tests/test_backbones.py and tests/test_stepwise_rtl.py.
+That plain loops, torch integers, golden and RTL agree on them: tests/test_backbones.py and tests/test_stepwise_rtl.py.
 """
 import importlib.util
 import struct
@@ -33,7 +33,8 @@ from sim.ops import count
 torch.set_num_threads(1)
 SHAPE: dict[str, Any] = {"kind": "resnet", "image_size": 8, "in_channels": 2, "classes": 4, "levels": 7, "depths": [1, 2, 1],
                          "widths": [6, 8, 10]}
-PROJECTION = {**SHAPE, "shortcut": "projection"}
+PROJECTION, PADDED = {**SHAPE, "shortcut": "projection"}, {**SHAPE, "shortcut": "padded"}
+BOTH = pytest.mark.parametrize(("shape", "kind"), [(PROJECTION, "proj"), (PADDED, "pad")], ids=["projection", "padded"])
 
 
 def backbone(shape: dict[str, Any], seed: int = 1) -> Backbone:
@@ -79,14 +80,19 @@ def written_out(net: Backbone, x: Tensor) -> Tensor:
             name = f"s{stage}.b{block}"
             y = last.stream_act(last.stream_norm(shortcut))
             if stage and not block:
-                shortcut = unit(f"{name}.proj", y)
+                if net.config.shortcut == "padded":
+                    empty = y.new_zeros(len(y), net.config.channels(stage) - y.shape[1], y.shape[2] // 2, y.shape[3] // 2)
+                    shortcut = layer[f"{name}.pad"].act(torch.cat((y[:, :, ::2, ::2], empty), 1))
+                else:
+                    shortcut = unit(f"{name}.proj", y)
             shortcut = shortcut + unit(f"{name}.conv2", unit(f"{name}.conv1", y))
             last = layer[f"{name}.conv2"]
     return net.head(last.stream_act(last.stream_norm(shortcut)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def test_the_float_network_is_the_papers() -> None:
-    net = backbone(PROJECTION)
+@BOTH
+def test_the_float_network_is_the_papers(shape: dict[str, Any], kind: str) -> None:
+    net = backbone(shape)
     x = net.normalise(torch.from_numpy(images(4, 3)).permute(0, 3, 1, 2))
     with torch.no_grad():
         logits = net(x)
@@ -99,18 +105,42 @@ def test_the_float_network_is_the_papers() -> None:
             if entry.shape.name.endswith("proj"):
                 nn.init.zeros_(entry.norm.weight)
                 nn.init.zeros_(entry.norm.bias)
+            if entry.shape.name.endswith("pad"):
+                nn.init.zeros_(entry.conv.weight)
         assert not torch.equal(logits, net(x)) and not torch.equal(sums, net.logits(x, "stepwise", 3))
 
 
-def test_integers_follow_the_float_network() -> None:
-    net = backbone(PROJECTION)
-    network = export(net, config_of(PROJECTION))
+@BOTH
+def test_integers_follow_the_float_network(shape: dict[str, Any], kind: str) -> None:
+    net = backbone(shape)
+    network = export(net, config_of(shape))
     rows = agreement(net, network, images(24, 5))
-    assert [row.name for row in rows if "proj" in row.name] == ["s1.b0.proj", "s2.b0.proj"]
+    assert [row.name for row in rows if row.name.endswith(kind)] == [f"s1.b0.{kind}", f"s2.b0.{kind}"]
     assert min(row.alone for row in rows) > 0.9 and min(row.mean for row in rows[:-1]) > 0.05, rows
     for stage in (1, 2):
-        layer = network.layer(f"s{stage}.b0.proj")
+        layer = network.layer(f"s{stage}.b0.{kind}")
         assert isinstance(layer, Gemm) and layer.residual is not None and layer.residual.fresh and not layer.hands_on
+
+
+def test_a_padded_shortcut_has_no_parameters_but_its_threshold() -> None:
+    """Its integers: the counts of every second token, as they are where both thresholds are the same, then zeros."""
+    net = backbone(PADDED)
+    pads = [entry for entry in net.layers if isinstance(entry, ConvLayer) and entry.shape.fixed]
+    assert [sorted(dict(entry.named_parameters())) for entry in pads] == [["act.log_threshold"]] * 2
+    assert not any(".conv." in name for entry in pads for name in entry.state_dict())
+    for entry, before in zip(pads, ("s0.b0.conv2", "s1.b1.conv2"), strict=True):
+        source = next(layer for layer in net.layers if isinstance(layer, ConvLayer) and layer.shape.name == before)
+        entry.act.log_threshold.data.copy_(source.stream_act.log_threshold.data)
+    network = export(net, config_of(PADDED))
+    trace = golden(network, shown := images(3, 2))
+    for name, before, channels in (("s1.b0", "s0.b0.conv2", 6), ("s2.b0", "s1.b1.conv2", 8)):
+        given = trace.inputs[f"{name}.conv1"]
+        side = int(given.shape[1]**0.5)
+        kept = given.reshape(len(shown), side, side, channels)[:, ::2, ::2].reshape(len(shown), -1, channels)
+        layer, stream = network.layer(f"{name}.pad"), trace.outputs[f"{name}.pad"]["stream"]
+        assert isinstance(layer, Gemm) and layer.residual is not None
+        assert kept.max() > 1 and np.array_equal(stream[..., :channels], kept * layer.residual.gain[:channels]), before
+        assert layer.residual.gain.min() > 0 and not stream[..., channels:].any()
 
 
 def test_what_both_readers_see_is_masked_once() -> None:
@@ -155,14 +185,16 @@ def test_files_without_the_key_keep_their_meaning() -> None:
     versions = [struct.unpack_from("<I", encode(random_network(read_model(shape), 1)), 8)[0] for shape in (SHAPE, PROJECTION)]
     assert versions == [2, 3]
     sizes = {"image_size": 32, "in_channels": 3, "classes": 10, "levels": 7, "kind": "resnet"}
-    names = [[shape.name for shape in read_model({**sizes, "preset": preset}).plan() if "proj" in shape.name]  # type: ignore[union-attr]
+    names = [[shape.name for shape in read_model({**sizes, "preset": preset}).plan() if not shape.hands_on]  # type: ignore[union-attr]
              for preset in ("resnet18", "resnet20")]
-    assert names == [["s1.b0.proj", "s2.b0.proj", "s3.b0.proj"], []]
+    assert names == [["s1.b0.proj", "s2.b0.proj", "s3.b0.proj"], ["s1.b0.pad", "s2.b0.pad"]]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="shortcut must be one of none, projection, not 'identity'"):
+    with pytest.raises(ConfigError, match="shortcut must be one of none, projection, padded, not 'identity'"):
         read_model({**SHAPE, "shortcut": "identity"})
+    with pytest.raises(ConfigError, match=r"widths \[6, 8, 7\]: a padded shortcut cannot lose channels: let them grow, or"):
+        read_model({**PADDED, "widths": [6, 8, 7]})
     with pytest.raises(ConfigError, match="has no key 'shortcut'"):
         read_model({**PROJECTION, "kind": "vgg"})
     file = tmp_path / "tiny.toml"
@@ -194,22 +226,23 @@ precision = "float32"
 """
 
 
-def test_from_training_to_integers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@BOTH
+def test_from_training_to_integers(shape: dict[str, Any], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One epoch on twelve images over the command line, then the network file and its agreement with the float network."""
     spec = importlib.util.spec_from_file_location("model_data_tests", Path(__file__).with_name("test_model_data.py"))
     assert spec is not None and spec.loader is not None
     helper = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(helper)
     helper.write_cifar(tmp_path / "data")
-    (tmp_path / "tiny.toml").write_text(CONFIG)
+    (tmp_path / "tiny.toml").write_text(CONFIG.replace("projection", shape["shortcut"]))
     given = ["--config", str(tmp_path / "tiny.toml")]
     assert model_main(["train", *given, "--data", str(tmp_path / "data"), "--threads", "1", "--no-compile",
                        "--runs", str(tmp_path / "runs")]) == 0
     assert quantize_main(["export", *given]) == 0
     assert "7 layers, written" in capsys.readouterr().out
     network = load_network(tmp_path / "tiny.mstn")
-    assert [layer.name for layer in network.layers][3:5] == ["s1.b0.proj", "s1.b0.conv1"]
+    assert [layer.name for layer in network.layers][3:5] == [f"s1.b0.{kind}", "s1.b0.conv1"]
     assert network.model == load(tmp_path / "tiny.toml").model
     assert quantize_main(["accuracy", *given, "--data", str(tmp_path / "data"), "--images", "3", "--agreement-images", "3",
                           "--results", str(tmp_path)]) == 0
-    assert "| s1.b0.proj | " in (tmp_path / "tiny-agreement.md").read_text(encoding="utf-8")
+    assert f"| s1.b0.{kind} | " in (tmp_path / "tiny-agreement.md").read_text(encoding="utf-8")
