@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "synth":
         device = DEVICES[args.device]
         with claimed(build.folder / f"synth-{device.name}"):
-            report = synthesise(build, device, args.seeds, not args.no_route)
+            report = synthesise(build, device, args.seeds, not args.no_route, args.jobs)
         print(report_text(report, device), end="")
     else:
         print_build(build)

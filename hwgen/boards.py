@@ -119,10 +119,11 @@ Versions: {% for name, version in report.versions.items() %}{{ name }} {{ versio
 """
 
 
-def bitstream(board: Board, network: Network, seeds: Sequence[int], config: Config, name: str) -> dict[str, Any]:
-    """Run what is not there yet; returns (and writes as report.json, report.md) the report, which calls the network `name`.
+def bitstream(board: Board, network: Network, seeds: Sequence[int], config: Config, name: str, jobs: int = 1) -> dict[str, Any]:
+    """Run what is not there yet, `jobs` seeds at once; returns (and writes as report.json, report.md) the report.
 
-    SynthError when a tool fails or is missing, or when no seed reaches the board's clock: then there is no bitstream.
+    It calls the network `name`. SynthError when a tool fails or is missing, or when no seed reaches the board's clock: then there
+    is no bitstream.
     """
     folder = ROOT / board.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,10 +146,14 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config: Conf
         key = digest(key, Path(netlist.__file__).read_bytes() if ecp5 else b"")
         seconds = synth.run_step(folder, "netlist.json", key, lambda: synth.make_netlist(command, folder, TOP, ecp5))
         bar.update()
-        routed = []
-        for seed in seeds:
-            routed.append(_route(board, folder, router, seed, digest(key, constraints.read_bytes(), versions[Path(router).name])))
+        placing = digest(key, constraints.read_bytes(), versions[Path(router).name])
+
+        def placed_and_routed(seed: int) -> Routed:
+            found = _route(board, folder, router, seed, placing)
             bar.update()
+            return found
+
+        routed = synth.each_seed(placed_and_routed, seeds, jobs)
     best = max(routed, key=lambda result: result.fmax_mhz)
     met = best.fmax_mhz >= board.clock_hz / 1e6
     report = _report(board, name, build, folder, routed, best, versions, seconds)
@@ -233,7 +238,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     loading = commands.add_parser("program", help="load the bitstream into the board with openFPGALoader")
     for command in (making, loading):
         command.add_argument("--board", choices=sorted(BOARDS), default="ulx3s", help="default: ulx3s")
-    making.add_argument("--seeds", type=synth.seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
+    synth.seed_arguments(making)
     network_arguments(making, config="the board's, configs/<board>.toml")
     return top.parse_args(argv)
 
@@ -249,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.config = args.config or board.config
     config, _, network = read_inputs(args)
     with claimed(ROOT / board.name):
-        report = bitstream(board, network, args.seeds, config, network_name(config, args))
+        report = bitstream(board, network, args.seeds, config, network_name(config, args), args.jobs)
     print(report_text(report, board), end="")
     return 0
 

@@ -11,8 +11,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,43 @@ class Routed:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The options of `synth` beyond those of `emit`."""
     command.add_argument("--device", choices=sorted(DEVICES), default="ecp5-85f", help="the FPGA (default: ecp5-85f)")
-    command.add_argument("--seeds", type=seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
+    seed_arguments(command)
     command.add_argument("--no-route", action="store_true", help="synthesis only")
+
+
+def seed_arguments(command: argparse.ArgumentParser) -> None:
+    """The options of what is placed and routed."""
+    command.add_argument("--seeds", type=seed_list, default=(1, 2, 3), metavar="1,2,3", help="place and route once for each")
+    command.add_argument("--jobs", type=job_count, default=os.cpu_count() or 1, metavar="N",
+                         help="seeds at once, 1 GB of memory each (default: as many as there are processors)")
+
+
+def job_count(text: str) -> int:
+    """A number of processes from 1 on; ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"--jobs takes a number from 1 on, not {text!r}")
+    return int(text)
+
+
+def each_seed(run: Callable[[int], Routed], seeds: Sequence[int], jobs: int) -> list[Routed]:
+    """`run` of every seed, `jobs` at once, results in order. An error comes when what began has ended; no other seed begins."""
+    failed = threading.Event()
+
+    def begin(seed: int) -> Routed | None:
+        if failed.is_set():
+            return None
+        try:
+            return run(seed)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return [found for found in pool.map(begin, seeds) if found]
+        except BaseException:  # Ctrl-C too, which comes here
+            failed.set()
+            raise
 
 
 def seed_list(text: str) -> tuple[int, ...]:
@@ -129,8 +166,11 @@ def ports_of(verilog: str) -> dict[str, tuple[bool, int]]:
     return {name: (kind == "input", int(high or 0) + 1) for kind, high, name in declared if name not in ("clk", "rst")}
 
 
-def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) -> dict[str, Any]:
-    """Run what is not there yet; returns (and writes as report.json, report.txt) the report. SynthError if a tool fails."""
+def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool, jobs: int = 1) -> dict[str, Any]:
+    """Run what is not there yet, `jobs` seeds at once; returns (and writes as report.json, report.txt) the report.
+
+    SynthError if a tool fails.
+    """
     folder = build.folder / f"synth-{device.name}"
     folder.mkdir(parents=True, exist_ok=True)
     yosys = tool("yosys")
@@ -148,9 +188,9 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
         seconds = run_step(folder, "netlist.json", key, lambda: make_netlist(command, folder, WRAPPER, bool(device.router)))
         bar.update()
         cells = cells_of(folder / "cells.json")
-        routed = []
-        for seed in seeds if router else ():
-            # placed and routed in two steps: an interrupted run goes on between them
+
+        def placed_and_routed(seed: int) -> Routed:
+            # in two steps: an interrupted run goes on between them
             taken, placed = 0.0, f"placed-{seed}.json"
             for step, output, given, made in (("place", placed, f"{placed}.part", f"place-{seed}.json"),
                                               ("route", f"route-{seed}.json", placed, f"route-{seed}.json.part")):
@@ -159,7 +199,9 @@ def synthesise(build: Build, device: Device, seeds: Sequence[int], route: bool) 
                 taken += run_step(folder, output, digest(key, repr(flags), versions[Path(router).name]),
                                lambda flags=flags, log=f"{step}-{seed}.log": run_tool([router, *flags], folder, log))
                 bar.update()
-            routed.append(routed_of(folder, seed, round(taken, 1)))
+            return routed_of(folder, seed, round(taken, 1))
+
+        routed = each_seed(placed_and_routed, seeds if router else (), jobs)
     counts = device.count(cells)
     if counts["multipliers"]:
         raise SynthError(f"synth: {counts['multipliers']} multiplier cells in {folder / 'cells.json'}: the machine has none")

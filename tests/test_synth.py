@@ -93,6 +93,47 @@ def test_steps_that_are_done_are_not_done_again(build: Any) -> None:
     assert calls(build) == "yosys place route place route yosys place route "
 
 
+MEETS = """
+if "--no-route" in sys.argv and (pathlib.Path("together").exists()):
+    here = sys.argv[sys.argv.index("--seed") + 1]
+    pathlib.Path("met-" + here).touch()
+    until = time.monotonic() + 60
+    while not all(pathlib.Path("met-" + seed).exists() for seed in "12"):
+        if time.monotonic() > until: sys.exit(print("ERROR: alone") or 1)
+"""
+"""A router that ends only when that of the other seed has begun too."""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_seeds_run_side_by_side(build: Any, tmp_path: Path, jobs: int) -> None:
+    router = ROUTER.replace("\nif", f"{MEETS}\nif", 1).replace("import json", "import time, json", 1)
+    (tmp_path / "nextpnr-ecp5").write_text(f"#!{sys.executable}\n{router}")
+    place = build.folder / "synth-ecp5-85f"
+    place.mkdir()
+    if jobs > 1:
+        (place / "together").touch()
+    report = synthesise(build, DEVICES["ecp5-85f"], (2, 1), True, jobs)
+    assert [seed["seed"] for seed in report["seeds"]] == [2, 1] and report["fmax_mhz"] == 102
+    assert sorted(calls(build).split()) == ["place", "place", "route", "route", "yosys"]
+    if jobs == 1:
+        assert calls(build) == "yosys place route place route "
+
+
+def test_no_seed_begins_after_an_error(build: Any) -> None:
+    done: list[int] = []
+
+    def run(seed: int) -> synth.Routed:
+        done.append(seed)
+        if seed == 2:
+            raise SynthError("seed 2 failed")
+        return synth.Routed(seed, 1, 1, 1, "", "", 1)
+
+    with pytest.raises(SynthError, match="seed 2 failed"):
+        synth.each_seed(run, (1, 2, 3, 4), 1)
+    assert done == [1, 2]
+    assert [result.seed for result in synth.each_seed(run, (3, 1), 2)] == [3, 1]
+
+
 def test_without_route_only_yosys_runs(build: Any) -> None:
     report = synthesise(build, DEVICES["ecp5-85f"], (1, 2), route=False)
     assert calls(build) == "yosys " and report["what"] == "synthesis only" and report["fmax_mhz"] is None
@@ -124,6 +165,12 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_seeds_are_named(text: str, says: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=says):
         synth.seed_list(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", ""])
+def test_bad_jobs_are_named(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"a number from 1 on, not '{text}'"):
+        synth.job_count(text)
 
 
 def test_wrapper_registers_every_port_but_traces() -> None:
