@@ -4,7 +4,8 @@
 takes it over, all in the same cycles, with the same clock, no reset and first value 0, that is what these registers do; so they
 move into the block RAM, whose output then comes almost 5 ns earlier.
 *Copies*: a register or LUT with many loads gets copies with the same inputs, each of which drives some of the loads, neighbours
-by name (by that of the block RAM that a load also reads, where there is one): one wire need not reach everywhere.
+by name (by that of the block RAM that a load also reads, where there is one): one wire need not reach everywhere. Loads that are
+few of a name, control as a rule, stay with the original: among the bits of a bus, a copy would lie where the bus does.
 *Sites*: where the weight memory takes more block RAMs than a row of them has on the chip, each gets a site: those that hold the
 same bits of different rows side by side, the slices in a line through three rows. The placer, left alone, scatters them, and the
 wires to them fill the channels along the rows: it then routes for hours, if at all.
@@ -14,6 +15,8 @@ wires to them fill the channels along the rows: it then routes for hours, if at 
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,11 @@ SITE_ROWS = (70, 46, 22)
 WEIGHTS = re.compile(r"weights\.slice(\d+)_bank(\d+)\.memory\.\d+\.(\d+)$")
 
 Module = dict[str, Any]
-Loads = dict[int, list[tuple[str, str, int]]]
-"""Of each net: (cell, port, bit of the port) that reads it; "" is the module itself."""
+Reader = tuple[str, str, int]
+"""(cell, port, bit of the port); the cell "" is the module itself."""
+Loads = dict[int, list[Reader]]
+"""Of each net: what reads it."""
+Place = tuple[list[tuple[int, str]], list[tuple[int, str]]]
 
 
 def improve(path: Path, top: str) -> dict[str, int]:
@@ -103,16 +109,37 @@ def copy_drivers(module: Module, kind: str, most: int) -> int:
     for name, cell in [item for item in module["cells"].items() if item[1]["type"] == kind]:
         bit = cell["connections"][output][0]
         readers = sorted((reader for reader in loads[bit] if reader[0]), key=lambda reader: (places[reader[0]], reader[1:]))
-        groups = -(-len(readers) // most)
-        for copy in range(1, groups):
+        for copy, group in enumerate(_groups(readers, most, places)):
+            if copy == 0:
+                continue
             wires = {port: list(bits) for port, bits in cell["connections"].items()} | {output: [fresh]}
             module["cells"][f"{name}_copy{copy}"] = cell | {"connections": wires}
             module["netnames"][f"{name}_copy{copy}_{output}"] = {"hide_name": 1, "bits": [fresh], "attributes": {}}
-            for reader, port, place in readers[copy * len(readers) // groups:(copy + 1) * len(readers) // groups]:
+            for reader, port, place in group:
                 module["cells"][reader]["connections"][port][place] = fresh
             fresh += 1
             made += 1
     return made
+
+
+def _groups(readers: list[Reader], most: int, places: Mapping[str, Place]) -> list[list[Reader]]:
+    """`readers`, in order, in groups of at most `most`: those that are few of a name, then buses, unbroken where they fit."""
+    if len(readers) <= most:
+        return [readers]
+    runs = [list(run) for _, run in groupby(readers, lambda reader: (_stem(places[reader[0]]), reader[1]))]
+    few = [reader for run in runs if len(run) < most // 4 for reader in run]
+    groups: list[list[Reader]] = [few] if len(few) <= most else _split(few, most)
+    bus: list[Reader] = []
+    for run in [run for run in runs if len(run) >= most // 4]:
+        if len(bus) + len(run) > most:
+            groups, bus = groups + _split(bus, most), []
+        bus = bus + run
+    return [group for group in groups + _split(bus, most) if group]
+
+
+def _split(readers: list[Reader], most: int) -> list[list[Reader]]:
+    parts = -(-len(readers) // most)
+    return [readers[part * len(readers) // parts:(part + 1) * len(readers) // parts] for part in range(parts)]
 
 
 def choose_sites(module: Module) -> int:
@@ -136,7 +163,7 @@ def choose_sites(module: Module) -> int:
     return len(found)
 
 
-def _places(module: Module) -> dict[str, tuple[list[tuple[int, str]], list[tuple[int, str]]]]:
+def _places(module: Module) -> dict[str, Place]:
     """A key for each cell that brings together what should lie together: name of a block RAM that it reads, its own name."""
     rams = {bits[0]: name for name, cell in module["cells"].items() if cell["type"] == "DP16KD"
             for port, bits in cell["connections"].items() if bits and cell["port_directions"][port] == "output"}
@@ -160,6 +187,11 @@ def _loads(module: Module) -> Loads:
             for place, bit in enumerate(port["bits"]):
                 loads[bit].append(("", name, place))
     return loads
+
+
+def _stem(place: Place) -> tuple[str, ...]:
+    """A place without its numbers: the same for all bits of a bus."""
+    return tuple(text for part in place for number, text in part if number < 0)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

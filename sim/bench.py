@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,17 @@ from sim.run import BUILD_ROOT
 from sim.trace_file import TRACE_SUFFIX
 from sim.verify import verify
 
+if TYPE_CHECKING:
+    from sim.rivals import Masked
+
 IMAGES = 16
 MASK_RATIO = 0.75
 STREAMED = {"memory_bits": 128, "spike_words": 800, "stream_words": 1024, "weight_rows": 600}
 """A 64-lane machine with too little memory for cifar10-tiny: its first stage runs in chunks, weights come as they are used."""
+MASKED_ON: tuple[dict[str, int], ...] = (
+    {}, {"lanes": 32, "fire_lanes": 32}, {"lanes": 16, "rows_per_cycle": 1}, {"lanes": 32, "fire_lanes": 32, "rows_per_cycle": 1},
+    {"fire_lanes": 64, "rows_per_cycle": 1})
+"""Machines for cifar10-tiny under its mask: what differs from the configuration's."""
 SPEEDS = (Fraction(1), Fraction(1, 4), Fraction(1, 8))
 LATENCY = 60
 RESULT = "bench.json"
@@ -94,7 +101,7 @@ def utilisation(s: Setting) -> Figures:
 
 def skipping(s: Setting) -> Figures:
     """The same network run in other ways on the same array."""
-    from sim.rivals import masked_layers, proportion, ways
+    from sim.rivals import PACED, masked_layers, proportion, ways
 
     program = compile_network(s.network, machine_config(s.config.machine), s.config.masking)
     program.machine = sized(program.machine, program)
@@ -103,9 +110,20 @@ def skipping(s: Setting) -> Figures:
     layers = masked_layers(program, s.images[0], s.config.masking, MASK_RATIO)
     swin = configuration.load(s.path.with_name("swin-t.toml"))
     large = random_network(swin.model, 1, swin.quantize, TRAINED)
-    large_layers = masked_layers(compile_network(large, machine_config(swin.machine), swin.masking),
-                                 random_images(swin.model, 1, 1)[0], swin.masking, MASK_RATIO)
+    image = random_images(swin.model, 1, 1)[0]
 
+    def proportional(network: Network, config: configuration.Config, image: NDArray[np.uint8],
+                     **knobs: int) -> tuple[list["Masked"], dict[str, Any]]:
+        machine = dataclasses.replace(machine_config(config.machine), **knobs)  # type: ignore[arg-type]
+        found = masked_layers(compile_network(network, machine, config.masking), image, config.masking, MASK_RATIO)
+        return found, {"network": config.name, "lanes": machine.lanes, "fire_lanes": machine.fire_lanes,
+                       "rows_per_cycle": machine.rows_per_cycle, "ratio": proportion(found),
+                       "cycles": sum(layer.cycles for layer in found), "layers": len(found),
+                       "within": sum(abs(layer.excess - 1) <= PACED for layer in found)}
+
+    large_layers, large_row = proportional(large, swin, image)
+    machines = [proportional(s.network, s.config, s.images[0], **knobs)[1] for knobs in MASKED_ON]
+    machines += [large_row, proportional(large, swin, image, rows_per_cycle=1)[1]]
     paced = [layer for layer in large_layers if layer.paced_by == "events"]
     return {"dense_bitserial_ratio": serial.cycles / ours.cycles, "dense_timestep_ratio": stepped.cycles / ours.cycles,
             "dense_timestep_ratio_multibit_once": kinder.cycles / ours.cycles, "rate_coded_ratio": rate.cycles / ours.cycles,
@@ -117,7 +135,7 @@ def skipping(s: Setting) -> Figures:
             "images": len(s.images),
             "ways": [dataclasses.asdict(way) for way in table],
             "masked_layers": [dataclasses.asdict(layer) for layer in layers],
-            "masked_layers_swin_t": [dataclasses.asdict(layer) for layer in large_layers]}
+            "masked_layers_swin_t": [dataclasses.asdict(layer) for layer in large_layers], "masked_machines": machines}
 
 
 def streaming(s: Setting) -> Figures:

@@ -71,6 +71,11 @@ def _lines(figures: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]
             share = sum(layer["cycles"] for layer in of_these) / cycles
             lines += [f"| swin-t: {len(of_these)} of {len(large)} layers, {share:.0%} of their cycles | | | {_span(excess)} | "
                       f"{_span(over)} | {pace} |"]
+        lines += ["", "Together, on other machines (each layer's excess is what paces it there):", "",
+                  "| network | lanes | fire lanes | rows a cycle | cycles kept over events kept | layers within 3 % | cycles of "
+                  "these layers |", "|---|---|---|---|---|---|---|"]
+        lines += [f"| {row['network']} | {row['lanes']} | {row['fire_lanes']} | {row['rows_per_cycle']} | {row['ratio']:.3f} | "
+                  f"{row['within']} of {row['layers']} | {row['cycles']:,} |" for row in found["masked_machines"]]
     if found := sections.get("streaming"):
         lines += ["", f"**External memory.** cifar10-tiny on a 64-lane machine with {found['machine']}: "
                       f"{found['bytes'] / 1e6:.2f} MB an image, latency {found['latency']}, RTL, bit-exact:", "",

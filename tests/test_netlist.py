@@ -228,6 +228,21 @@ def test_loads_are_grouped_by_the_block_ram_that_they_read() -> None:
     assert all(len(bits) == 1 for bits in drivers) and drivers[0] != drivers[1]
 
 
+def test_control_stays_with_the_original_and_buses_get_copies() -> None:
+    """Buses of 6 and 4 bits and three loads of other names, at most 8 for a driver: no copy drives a bus and something else."""
+    module = design()
+    module["cells"]["enable"] = register(12, 99)
+    names = [f"data_{bit}" for bit in range(6)] + ["begin", "state_1", "tail"] + [f"word_{bit}_q" for bit in range(4)]
+    for number, name in enumerate(names):
+        module["cells"][name] = cell("LUT4", {"A": [99]}, {"Z": [110 + number]})
+    copy_drivers(module, "TRELLIS_FF", 8)
+    assert [name for name in module["cells"] if "enable" in name] == ["enable", "enable_copy1", "enable_copy2"]
+    driver = {name: module["cells"][name]["connections"]["A"][0] for name in names}
+    assert {driver[name] for name in ("begin", "state_1", "tail")} == {99}
+    assert [len({driver[name] for name in names if name.startswith(bus)} - {99}) for bus in ("data", "word")] == [1, 1]
+    assert driver["data_0"] != driver["word_0_q"]
+
+
 def weights(slices: int, banks: int) -> dict[str, Any]:
     names = [f"machine.weights.slice{number}_bank{bank}.memory.0.{bits}"
              for bank in range(banks) for bits in range(4) for number in range(slices)]
