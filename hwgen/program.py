@@ -242,7 +242,8 @@ class Compiler:
         m = self.machine
         if not m.stepwise:
             return {"scaled": 0, "potential_base": 0, "norm_base": 0, "potential_step": 0}
-        words = -(-layer.outputs // m.lanes) * (m.lanes // m.fire_lanes)
+        # one a tile: heads that do not fill their words take more tiles than `outputs` would
+        words = len(self._out_map(layer)) * (m.lanes // m.fire_lanes)
         if tile == 0:
             self.layer_bases = {name: self.potentials[name] for name in ("neuron_potentials", "norm_potentials")}
             self.potentials["neuron_potentials"] += layer.tokens * words
