@@ -202,7 +202,12 @@ class Compiler:
             sites, row = ("q", "k"), self.mask_rows[block].qkv
         elif layer.kind == "fc1":
             sites, row = ("fc2",), self.mask_rows[block].fc2
-        return tuple(site for site in sites if self.masking.carries(site, block)), row
+        sites = tuple(site for site in sites if self.masking.carries(site, block))
+        columns = (1 + ("k" in sites)) * layer.outputs // 3 if layer.kind == "qkv" else layer.outputs
+        if sites and columns > ROW_DRAWS:  # the next row's draws would come twice
+            raise CompileError(f"{layer.name}: the spike mask draws {ROW_DRAWS} times a token, not for {columns} channels: "
+                               f"leave {' and '.join(sites)} of {block} out of [masking] sites")
+        return sites, row
 
     def _out_map(self, layer: Gemm) -> Ints:
         """Output channels by tile and lane."""
