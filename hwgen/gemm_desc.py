@@ -1,11 +1,14 @@
 """The GEMM descriptor's fields: how the extractor walks the input, and what the fire unit does with the sums."""
 from hwgen.config import MachineConfig
-from hwgen.descriptors import ADDRESS_BITS, After
+from hwgen.descriptors import ADDRESS_BITS, GEMM, After
 from hwgen.layout import Buffer
+from hwgen.limits import CompileError
 from quantize.layers import Gemm
 
 NO_EDGE = 1023
 """Field `side` of a walk that stays inside its map."""
+FIRE_GROUPS = 1 << GEMM["groups"][0]
+"""Fire groups of a token that a descriptor counts."""
 
 
 def after(layer: Gemm) -> After:
@@ -52,6 +55,9 @@ def fire(m: MachineConfig, layer: Gemm, target: Buffer | None, tile: int, used: 
     `ratios`: the mask sites that the output carries, each with its ratio in 1/256.
     """
     groups = -(-used // m.fire_lanes)
+    if groups > FIRE_GROUPS:
+        raise CompileError(f"{layer.name}: {used} channels at once, fire_lanes = {m.fire_lanes} takes "
+                           f"{FIRE_GROUPS * m.fire_lanes}: set [machine] fire_lanes = {m.lanes // FIRE_GROUPS} or fewer lanes")
     out_words = target.groups if target else 1
     return {
         "groups": groups - 1, "spacing": max(groups, out_words) - 1,

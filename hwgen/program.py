@@ -204,7 +204,12 @@ class Compiler:
             sites, row = ("q", "k"), self.mask_rows[block].qkv
         elif layer.kind == "fc1":
             sites, row = ("fc2",), self.mask_rows[block].fc2
-        return tuple(site for site in sites if self.masking.carries(site, block)), row
+        sites = tuple(site for site in sites if self.masking.carries(site, block))
+        columns = (1 + ("k" in sites)) * layer.outputs // 3 if layer.kind == "qkv" else layer.outputs
+        if sites and columns > ROW_DRAWS:  # the next row's draws would come twice
+            raise CompileError(f"{layer.name}: the spike mask draws {ROW_DRAWS} times a token, not for {columns} channels: "
+                               f"leave {' and '.join(sites)} of {block} out of [masking] sites")
+        return sites, row
 
     def _out_map(self, layer: Gemm) -> Ints:
         """Output channels by tile and lane."""
@@ -244,7 +249,8 @@ class Compiler:
         m = self.machine
         if not m.stepwise:
             return {"scaled": 0, "potential_base": 0, "norm_base": 0, "potential_step": 0}
-        words = -(-layer.outputs // m.lanes) * (m.lanes // m.fire_lanes)
+        # one a tile: heads that do not fill their words take more tiles than `outputs` would
+        words = len(self._out_map(layer)) * (m.lanes // m.fire_lanes)
         if tile == 0:
             self.layer_bases = {name: self.potentials[name] for name in ("neuron_potentials", "norm_potentials")}
             self.potentials["neuron_potentials"] += layer.tokens * words

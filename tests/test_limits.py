@@ -9,6 +9,7 @@ import pytest
 
 import sim.golden.stepwise as stepwise
 from hwgen.config import STEPS_MOST, MachineConfig, machine_config
+from hwgen.descriptors import Kind
 from hwgen.limits import CompileError, current_bound, potential_bound, stepwise_needs
 from hwgen.potential import output_potential_bits, score_potential_bits
 from hwgen.program import compile_network, demands
@@ -76,6 +77,20 @@ def test_the_bound_of_a_potential_is_reached() -> None:
     # half a threshold and a charge of 44 in each step, with no spike before the last one
     slow = dataclasses.replace(head, weight=np.array([[3, 2]]), bias=np.array([9]), threshold=np.array([60]))
     assert reached(worst_charges(slow)[0], 7 * np.array([60])) == potential_bound(slow, 7, STEPS) == 7 * 60 // 2 + STEPS * 44
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_every_neuron_has_a_potential_of_its_own(lanes: int) -> None:
+    """Heads of 12 and 6 channels leave lanes of every word unused, so q, k and v take more tiles than their channels would."""
+    model = ModelConfig(8, 1, 3, 2, 12, (1, 1), (1, 4), 2, 1.0, 7)
+    program = compile_network(random_network(model, 1), dataclasses.replace(MACHINE, lanes=lanes, fire_lanes=4), MaskingConfig())
+    for knob, base, used in (("neuron_potentials", "potential_base", lambda layer: True),
+                             ("norm_potentials", "norm_base", lambda layer: layer.norm is not None)):
+        words = [step.fields[base] + token * step.fields["potential_step"] + group for step in program.steps
+                 if step.kind == Kind.GEMM and used(program.network.layer(step.layer))
+                 for token in range(program.network.layer(step.layer).tokens) for group in range(step.fields["groups"] + 1)]
+        assert len(set(words)) == len(words), "two neurons share one"
+        assert max(words) < demands(program)[knob]
 
 
 def attention_layers(network: Network) -> list[Attention]:

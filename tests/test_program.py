@@ -1,9 +1,11 @@
 """The compiler: layout, limits, and what it refuses."""
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 
+import hwgen.program
 from hwgen.config import MachineConfig, machine_config
 from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, PROGRAM_BITS, Kind, pack, unpack, width
 from hwgen.layout import Buffer, dense_map, slot_map
@@ -109,6 +111,27 @@ def test_machine_parameters_too_small_are_named(network: Network) -> None:
     wide = dataclasses.replace(MODEL, window=4, image_size=16)
     with pytest.raises(CompileError, match=r"set \[machine\] window_tokens = 16"):
         compile_network(random_network(wide, 1), dataclasses.replace(MACHINE, window_tokens=9), MaskingConfig())
+
+
+def test_fire_lanes_too_few_for_a_tile_are_named(network: Network) -> None:
+    compiled(network, lanes=256, fire_lanes=1)  # no layer has more than 128 channels
+    wide = random_network(dataclasses.replace(MODEL, image_size=2, depths=(1,), heads=(1,), mlp_ratio=8.5), 1)  # 136
+    compile_network(wide, dataclasses.replace(MACHINE, lanes=256, fire_lanes=2), MaskingConfig())
+    with pytest.raises(CompileError, match=r"fc1: 136 channels at once, fire_lanes = 1 takes 128: set .* fire_lanes = 2 or"):
+        compile_network(wide, dataclasses.replace(MACHINE, lanes=256, fire_lanes=1), MaskingConfig())
+
+
+@pytest.mark.parametrize(("draws", "sites", "refused"), [
+    (32, ("q",), ""), (32, ("scores",), ""), (32, ("fc1",), ""),
+    (63, ("q", "k"), "s1.b0.qkv: .* draws 63 .*, not for 64 channels: leave q and k of s1.b0 out"),
+    (63, ("fc2",), r"s1.b0.fc1: .* 64 channels: leave fc2 of s1.b0 out of \[masking\] sites"),
+    (64, ("q", "k", "scores", "fc1", "fc2"), "")])
+def test_a_mask_that_needs_more_draws_than_a_row_has_is_refused(network: Network, monkeypatch: pytest.MonkeyPatch, draws: int,
+                                                                sites: tuple[str, ...], refused: str) -> None:
+    """One row's draws would be the next one's. Stage 1 has 32 channels, q and k together 64, its hidden layer 64."""
+    monkeypatch.setattr(hwgen.program, "ROW_DRAWS", draws)
+    with pytest.raises(CompileError, match=refused) if refused else contextlib.nullcontext():
+        compile_network(network, MACHINE, MaskingConfig(sites, 0.5))
 
 
 @pytest.mark.parametrize(("table", "message"), [
