@@ -101,6 +101,12 @@ def test_evaluation(tmp_path: Path) -> None:
             evaluate(run.mean, **({"data": data(2)} | bad))  # type: ignore[arg-type]
 
 
+def test_a_masked_network_is_evaluated_step_by_step_without_compiling(tmp_path: Path) -> None:
+    run = trainer(tmp_path, MaskingConfig(("q", "scores", "fc2"), 0.25))
+    found = [evaluate(run.mean, data(5), ("stepwise",), (2,), compiled=compiled) for compiled in (True, False)]
+    assert found[0] == found[1] != evaluate(run.mean, data(5), ("qcfs",))
+
+
 CONFIGURATION = """
 [model]
 image_size = 32
