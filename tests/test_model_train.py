@@ -13,7 +13,7 @@ from model.__main__ import main
 from model.config import Config, MaskingConfig, ModelConfig, QuantizeConfig, TrainConfig
 from model.data import Images
 from model.evaluate import EvaluationError, evaluate
-from model.train import Trainer, groups, rate_at
+from model.train import Trainer, TrainingError, groups, rate_at
 
 torch.set_num_threads(1)
 SHAPE = ModelConfig(image_size=8, in_channels=3, classes=3, patch=2, embedding=8, depths=(1, 1), heads=(2, 2), window=2,
@@ -83,6 +83,13 @@ def test_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
 def test_a_batch_larger_than_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\[train\] batch 64 exceeds the 48 training images: lower it"):
         trainer(tmp_path, settings=dataclasses.replace(SETTINGS, batch=64)).run_epoch()
+
+
+def test_images_that_show_nothing_are_refused(tmp_path: Path) -> None:
+    empty = Images(torch.full((56, 3, 8, 8), 7, dtype=torch.uint8), data().labels)
+    config = Config("tiny", SHAPE, MaskingConfig(), SETTINGS, QuantizeConfig(), {})
+    with pytest.raises(TrainingError, match="every pixel of the training images is 7: there is nothing to learn"):
+        Trainer(config, empty, tmp_path, compiled=False, bfloat16=False)
 
 
 def test_evaluation(tmp_path: Path) -> None:
