@@ -58,7 +58,7 @@ bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="
 		$(PIP) install -q -c requirements.lock --no-deps spikingjelly; }
 	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
 
-study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sensitivity|rates|steps|attention (ARGS="--images 2000")
+study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sensitivity|search|rates|steps|attention|backbone (ARGS="--images 2000")
 	$(PY) -m sim.studies $(STUDY) --config $(CONFIG) $(ARGS)
 
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")

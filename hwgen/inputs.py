@@ -33,9 +33,14 @@ def read_inputs(args: argparse.Namespace) -> tuple[Config, MachineConfig, Networ
 def network_of(config: Config, args: argparse.Namespace) -> Network:
     """The network that the arguments name: random, given, or the configuration's; it must have the configuration's shape."""
     has_integer_form(config.model)
+    if args.trained_activity and args.random_weights is None:
+        raise ConfigError("--trained-activity goes with --random-weights SEED: a network file's weights fire as they do")
     if args.random_weights is not None:
         return random_network(config.model, args.random_weights, config.quantize, TRAINED if args.trained_activity else None)
     file = args.network or config.network
+    if args.network is None and not file.exists():
+        raise NetworkError(f"{file}: no such network file; make it with `make quantize CONFIG={args.config}`, "
+                           "or take --random-weights SEED")
     network = network_file.load(file)
     if network.model != config.model:
         raise NetworkError(f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}, "

@@ -1,6 +1,7 @@
 """How every command line tells an error: one line on stderr, exit code 2. (Not in errors.py, which hardware ids depend on.)"""
 import functools
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
@@ -47,6 +48,7 @@ def command_line(*also: type[Exception]) -> Callable[[Callable[P, int]], Callabl
                 print(told(error), file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
+                warnings.simplefilter("ignore")  # Amaranth's, of hardware that was half built
                 print("interrupted: run the same command again", file=sys.stderr)
                 return 130
         return run

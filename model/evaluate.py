@@ -23,7 +23,7 @@ def evaluate(model: SpikingNetwork, data: Images, modes: Sequence[str] = MODES, 
 
     Keys: images; qcfs (float32); exact and exact_agreement (float64; the share of images whose class equals that
     of the QCFS network in float64, and the largest difference of a logit); stepwise ({steps: accuracy}, float32).
-    `compiled` compiles the stepwise network, which is worth its start where it sees many images.
+    `compiled` compiles the stepwise network, unless masked: it is worth its start where it sees many images.
     """
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
@@ -41,7 +41,7 @@ def evaluate(model: SpikingNetwork, data: Images, modes: Sequence[str] = MODES, 
     precise.load_state_dict(model.state_dict())
     stepping = network(model.config, model.masking).eval()
     stepping.load_state_dict(model.state_dict())
-    if compiled:
+    if compiled and not model.masking.active:  # masks are drawn within, which torch.compile cannot follow
         stepping.run = torch.compile(stepping.run)  # type: ignore[method-assign]
     starts = range(rank * batch, len(data.labels), share * batch)
     for start in tqdm(starts, desc="evaluate", mininterval=10, disable=rank > 0):

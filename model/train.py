@@ -105,6 +105,9 @@ class Trainer:
         train = len(pixels) - settings.holdout
         if train < 1:
             raise TrainingError(f"[train] holdout = {settings.holdout} leaves none of {len(pixels)} images to train on: lower it")
+        if pixels[:train].min() == pixels[:train].max():
+            raise TrainingError(f"every pixel of the training images is {int(pixels[0, 0, 0, 0])}: there is nothing to learn; "
+                                "of recordings, `python -m model data --config` shows what [events] fit leaves in the frames")
         self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
         self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad, DATASETS[settings.dataset].mirrors)
         self.labels = data.labels[:train].to(self.device)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
+AGREEMENT_IMAGES = 500
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="trained checkpoint -> integer network file")
     accuracy = commands.add_parser("accuracy", help="accuracy and per-layer agreement with the float QCFS model")
-    sample = commands.add_parser("sample", help=f"first {SAMPLE_IMAGES} test images -> configs/<dataset>-sample.npz")
+    sample = commands.add_parser("sample", help=f"first {SAMPLE_IMAGES} test images -> <dataset>-sample.npz beside the configuration")
     for command in (export, accuracy, sample):
         command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
     for command in (export, accuracy):
@@ -36,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("-o", "--output", type=Path, help="network file (default: beside the configuration)")
     for command in (accuracy, sample):
         command.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
-    accuracy.add_argument("--images", type=int, default=10000, help="test images (default: 10000)")
-    accuracy.add_argument("--agreement-images", type=int, default=500,
-                          help="images of the agreement table (default: 500)")
+    accuracy.add_argument("--images", type=int, help="test images from the first on (default: all)")
+    accuracy.add_argument("--agreement-images", type=int, default=AGREEMENT_IMAGES,
+                          help=f"images of the agreement table (default: {AGREEMENT_IMAGES})")
     accuracy.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the agreement table")
     return top
 
@@ -107,13 +108,18 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     if digest(export(mst, config)) != name:
         raise ValueError(f"{output}: is not the export of {trained}: run `python -m quantize export` first")
     data = load_for(config, False, args.data)
-    if not 1 <= args.images <= len(data.images):
-        raise ValueError(f"--images must be 1 to {len(data.images)}, not {args.images}")
-    pixels = fit(data.images[:args.images], config.model.in_channels, config.model.image_size)
-    images, labels = pixels.permute(0, 2, 3, 1).contiguous().numpy(), data.labels[:args.images].numpy()
+    count = len(data.images) if args.images is None else args.images
+    if not 1 <= count <= len(data.images):
+        raise ValueError(f"--images must be 1 to {len(data.images)}, not {count}")
+    if args.agreement_images < 1:
+        raise ValueError(f"--agreement-images must be at least 1, not {args.agreement_images}")
+    pixels = fit(data.images[:count], config.model.in_channels, config.model.image_size)
+    images, labels = pixels.permute(0, 2, 3, 1).contiguous().numpy(), data.labels[:count].numpy()
     real, integer = accuracies(mst, network, images, labels, progress=True)
     rows = agreement(mst.double(), network, images[:args.agreement_images], progress=True)
-    count = min(args.agreement_images, args.images)
+    count = min(args.agreement_images, count)
+    options = ("" if len(images) == len(data.images) else f" --images {len(images)}") + (
+        "" if args.agreement_images == AGREEMENT_IMAGES else f" --agreement-images {args.agreement_images}")
     lines = (f"Float QCFS {100 * real:.2f} %, integer network {100 * integer:.2f} % "
              f"({100 * (integer - real):+.2f} points) on {len(images)} test images.")
     _write(args.results / f"{config.name}-agreement.md", (
@@ -122,7 +128,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
         f"Share of equal spike counts on the first {count} test images, integers against float64. *This layer alone*:\n"
         "its inputs are the float model's counts, so that only its own rounding shows. Then with both networks\n"
         "running freely, where every difference is carried on by all later layers. Made by\n"
-        f"`python -m quantize accuracy --config configs/{config.name}.toml`.\n\n"
+        f"`python -m quantize accuracy --config {args.config}{options}`.\n\n"
         f"{table(rows)}"))
     if len(images) == len(data.images):
         known = measured(accuracy_file(config))
@@ -143,7 +149,7 @@ def _sample(args: argparse.Namespace, config: Config) -> None:
     path = args.config.with_name(f"{config.train.dataset}-sample.npz")
     images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     np.savez_compressed(path, images=images, labels=data.labels[:SAMPLE_IMAGES].numpy())
-    print(f"{path}: first {SAMPLE_IMAGES} test images of {DATASETS[config.train.dataset].citation}")
+    print(f"{path}: first {len(images)} test images of {DATASETS[config.train.dataset].citation}")
 
 
 @command_line()

@@ -9,19 +9,20 @@ from model import datasets
 from model.config import Config
 
 
-def sample(dataset: str) -> Path:
-    """The committed sample of a data set: the first images of its official test set."""
-    return Path("configs") / f"{dataset}-sample.npz"
+def sample(config: Config) -> Path:
+    """The first test images of `config`'s data set: the file of `python -m quantize sample`, beside it, else the committed one."""
+    beside, committed = (folder / f"{config.train.dataset}-sample.npz" for folder in (config.network.parent, Path("configs")))
+    return committed if committed.exists() and not beside.exists() else beside
 
 
 def of(config: Config, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The first `count` test images uint8 [N, H, W, C] of `config`'s data set and their labels int64 [N].
 
-    From its committed sample; event recordings are not shipped, so their frames are made from the data folder (MST_DATA).
+    From its sample; event recordings are not shipped, so their frames are made from the data folder (MST_DATA).
     ValueError in one line where they are not there.
     """
     if not datasets.known(config.train.dataset).events:
-        images, labels = load(sample(config.train.dataset), count)
+        images, labels = load(sample(config), count)
         return datasets.unpadded(images, config.model.image_size), labels
     pictures, labels = datasets.read(config.train.dataset, False, None, datasets.representation(config), count)
     if count > len(labels):

@@ -1,5 +1,6 @@
 """Compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hwgen.files import claimed, write_if_changed
 from hwgen.registers import LoadTarget
 from hwgen.shapes import memory_shapes
 from hwgen.timeline import MemoryTiming
-from model.config import Config, MaskingConfig
+from model.config import CONV_SITE, SITES, Config, ConfigError, MaskingConfig, ModelConfig
 from model.masking import SpikeMask
 from quantize.layers import Network
 from sim.golden.network import Trace
@@ -43,8 +44,18 @@ class Outcome:
 
 
 def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
-    """The configuration's masking with another ratio; ConfigError when it is not a multiple of 1/256 in [0, 1)."""
-    return config.masking if ratio is None else config.masking.at(ratio)
+    """The configuration's masking with another ratio; ConfigError when it is not a multiple of 1/256 in [0, 1), or would mask nothing."""
+    if ratio is None:
+        return config.masking
+    if not 0 <= ratio < 1 or not (ratio * 256).is_integer():
+        near = f"; nearest: {min(max(round(ratio * 256), 0), 255) / 256}" if math.isfinite(ratio) else ""
+        raise ConfigError(f"the mask ratio must be a multiple of 1/256 in [0, 1), not {ratio}{near}")
+    named = {*config.masking.sites, *(key.rpartition(".")[2] for key, own in config.masking.ratios if own)}
+    attends = isinstance(config.model, ModelConfig)
+    if ratio and named.isdisjoint(SITES if attends else [CONV_SITE]):
+        sites = "paper" if attends else CONV_SITE
+        raise ConfigError(f"a mask ratio of {ratio} would mask nothing here: set [masking] sites, such as sites = \"{sites}\"")
+    return config.masking.at(ratio)
 
 
 def simulate(

@@ -1,4 +1,5 @@
 """The commands as a user meets them: one clear line on stderr and exit code 2, nothing lost."""
+import re
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,28 @@ def test_counts_of_images_are_checked(config: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_impossible_mask_ratio_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "multiple of 1/256" in refused(capsys, sim_main(["golden", "--config", str(config), "--random-weights", "1",
-                                                            "--mask", "1.5"]))
+    for ratio, said in (("1.5", "multiple of 1/256 in [0, 1), not 1.5; nearest: 0.99609375"), ("nan", "not nan"),
+                        ("0.1", "multiple of 1/256 in [0, 1), not 0.1; nearest: 0.1015625")):
+        assert said in refused(capsys, sim_main(["golden", "--config", str(config), "--random-weights", "1", "--mask", ratio]))
+
+
+@pytest.mark.parametrize(("model", "sites", "wanted"), [("", "none", "paper"), ("", "conv", "paper"), ("kind", "paper", "conv")])
+def test_a_mask_ratio_that_would_mask_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str,
+                                                         sites: str, wanted: str) -> None:
+    text = Path("configs/vgg-tiny.toml" if model else "configs/cifar10-tiny.toml").read_text(encoding="utf-8")
+    file = tmp_path / "mine.toml"
+    file.write_text(re.sub(r'sites = "\w+"', f'sites = "{sites}"', text), encoding="utf-8")
+    said = refused(capsys, sim_main(["golden", "--config", str(file), "--random-weights", "1", "--images", "1", "--mask", "0.5"]))
+    assert said == f'a mask ratio of 0.5 would mask nothing here: set [masking] sites, such as sites = "{wanted}"'
+
+
+def test_what_a_missing_network_asks_for(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, sim_main(["golden", "--config", str(config)]))
+    assert said.endswith(f"no such network file; make it with `make quantize CONFIG={config}`, or take --random-weights SEED")
+
+
+def test_trained_activity_is_of_random_weights(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "goes with --random-weights" in refused(capsys, sim_main(["golden", "--config", str(config), "--trained-activity"]))
 
 
 def test_a_missing_simulator_says_how_to_get_it(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -1,9 +1,12 @@
 """Every command line tells an error in one line and exits with 2; none shows a traceback. Ctrl-C: 130."""
+import gc
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import Elaboratable
 
 from hwgen.files import claimed
 from model.command_line import command_line, told
@@ -124,6 +127,23 @@ def test_how_errors_are_told(error: BaseException, code: int, text: str, capsys:
 
     assert main() == code
     assert capsys.readouterr().err == text
+
+
+class Unused(Elaboratable):  # type: ignore[misc]
+    """Hardware that never becomes part of a design: Amaranth warns when it goes."""
+
+
+def test_hardware_that_ctrl_c_left_half_built_is_not_warned_of() -> None:
+    @command_line()
+    def main() -> int:
+        raise KeyboardInterrupt
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert main() == 130
+        Unused()
+        gc.collect()
+    assert not seen
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), ModuleNotFoundError("no numpy", name="numpy"), RuntimeError("bug")])

@@ -13,7 +13,7 @@ from model.__main__ import main
 from model.config import Config, MaskingConfig, ModelConfig, QuantizeConfig, TrainConfig
 from model.data import Images
 from model.evaluate import EvaluationError, evaluate
-from model.train import Trainer, groups, rate_at
+from model.train import Trainer, TrainingError, groups, rate_at
 
 torch.set_num_threads(1)
 SHAPE = ModelConfig(image_size=8, in_channels=3, classes=3, patch=2, embedding=8, depths=(1, 1), heads=(2, 2), window=2,
@@ -85,6 +85,13 @@ def test_a_batch_larger_than_the_data(tmp_path: Path) -> None:
         trainer(tmp_path, settings=dataclasses.replace(SETTINGS, batch=64)).run_epoch()
 
 
+def test_images_that_show_nothing_are_refused(tmp_path: Path) -> None:
+    empty = Images(torch.full((56, 3, 8, 8), 7, dtype=torch.uint8), data().labels)
+    config = Config("tiny", SHAPE, MaskingConfig(), SETTINGS, QuantizeConfig(), {})
+    with pytest.raises(TrainingError, match="every pixel of the training images is 7: there is nothing to learn"):
+        Trainer(config, empty, tmp_path, compiled=False, bfloat16=False)
+
+
 def test_evaluation(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.run()
@@ -99,6 +106,12 @@ def test_evaluation(tmp_path: Path) -> None:
                          ({"data": Images(data().images[:0], data().labels[:0])}, "no images")):
         with pytest.raises(EvaluationError, match=message):
             evaluate(run.mean, **({"data": data(2)} | bad))  # type: ignore[arg-type]
+
+
+def test_a_masked_network_is_evaluated_step_by_step_without_compiling(tmp_path: Path) -> None:
+    run = trainer(tmp_path, MaskingConfig(("q", "scores", "fc2"), 0.25))
+    found = [evaluate(run.mean, data(5), ("stepwise",), (2,), compiled=compiled) for compiled in (True, False)]
+    assert found[0] == found[1] != evaluate(run.mean, data(5), ("qcfs",))
 
 
 CONFIGURATION = """

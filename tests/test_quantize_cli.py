@@ -12,6 +12,7 @@ from model.config import load
 from model.mst import MST
 from quantize.__main__ import main
 from quantize.network import load as load_network
+from sim import images
 
 CONFIG = """
 [model]
@@ -68,6 +69,7 @@ def test_export_then_accuracy(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert measured["qcfs"] == 0.125 and measured["integer_images"] == 70 and 0 <= measured["integer"] <= 1
     assert load_network("tiny.mstn").notes == {"accuracy": measured}
     text = (place / "docs" / "results" / "tiny-agreement.md").read_text()
+    assert "`python -m quantize accuracy --config tiny.toml --agreement-images 8`" in text
     assert "| s1.b0.scores |" in text and f"integer network {100 * measured['integer']:.2f} %" in text
     assert main(["export", "--config", "tiny.toml"]) == 0
     assert load_network("tiny.mstn").notes == {"accuracy": measured}
@@ -77,6 +79,10 @@ def test_a_part_of_the_test_set_is_not_noted(place: Path) -> None:
     assert main(["export", "--config", "tiny.toml"]) == 0
     assert main(["accuracy", "--config", "tiny.toml", "--images", "10", "--agreement-images", "5"]) == 0
     assert not (place / "tiny.accuracy.json").exists() and load_network("tiny.mstn").notes == {}
+    text = (place / "docs" / "results" / "tiny-agreement.md").read_text()
+    assert "`python -m quantize accuracy --config tiny.toml --images 10 --agreement-images 5`" in text
+    assert main(["accuracy", "--config", "tiny.toml"]) == 0, "all images, however many there are"
+    assert json.loads((place / "tiny.accuracy.json").read_text())["integer_images"] == 70
 
 
 def test_a_configuration_may_use_another_s_network_but_not_overwrite_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +114,19 @@ def test_sample(place: Path) -> None:
     assert (place / "cifar10-sample.npz").read_bytes() == first_bytes
 
 
+def test_the_sample_beside_a_configuration_is_the_one_that_is_simulated(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load(place / "tiny.toml")
+    with pytest.raises(ValueError, match=r"cifar10-sample.npz: no such image file: run `python -m quantize sample"):
+        images.of(config, 5)
+    assert main(["sample", "--config", "tiny.toml"]) == 0
+    assert "cifar10-sample.npz: first 64 test images of" in capsys.readouterr().out
+    (place / "configs").mkdir()
+    (place / "configs" / "cifar10-sample.npz").write_bytes(b"another")
+    found, labels = images.of(config, 5)
+    batch = pickle.loads((place / "data" / "cifar-10-batches-py" / "test_batch").read_bytes())
+    assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(5, -1), batch[b"data"][:5]) and labels.tolist() == batch[b"labels"][:5]
+
+
 def test_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such configuration" in refused(capsys, "export", "--config", "other.toml")
     assert "no such checkpoint" in refused(
@@ -116,6 +135,8 @@ def test_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--config", "tiny.toml"]) == 0
     capsys.readouterr()
     assert "--images must be 1 to 70, not 71" in refused(capsys, "accuracy", "--config", "tiny.toml", "--images", "71")
+    assert "--agreement-images must be at least 1, not 0" in refused(
+        capsys, "accuracy", "--config", "tiny.toml", "--agreement-images", "0")
     assert "nowhere" in refused(capsys, "accuracy", "--config", "tiny.toml", "--data", "nowhere")
     assert "nowhere" in refused(capsys, "sample", "--config", "tiny.toml", "--data", "nowhere")
     (place / "broken.toml").write_text(CONFIG)

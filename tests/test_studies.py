@@ -164,6 +164,10 @@ def test_charts_draw_what_they_are_given() -> None:
     points = next(e for e in svg.iter() if e.tag.endswith("polyline")).attrib["points"].split()
     (_, low), (_, high) = (tuple(map(float, point.split(","))) for point in points)
     assert low - high == chart.HEIGHT  # 0.5 is the roof
+    name = "a name of more than twenty-two letters, ratio 0.5"
+    svg = ET.fromstring(chart.lines("t", "x", "y", {"a": [(1, 0.0)], name: [(1, 0.5)]}))
+    left = next(float(e.attrib["x"]) for e in svg.iter() if e.text == name)
+    assert float(svg.attrib["width"]) >= left + 6 * len(name), "the legend lies within the picture"
     widths = [float(e.attrib["width"]) for e in ET.fromstring(chart.bars("t", ["p", "q"], {"a": [1.0, 0.5]})).iter()
               if e.tag.endswith("rect") and e.attrib.get("x") == str(chart.BAR_LEFT)]
     assert widths == [chart.BAR_WIDTH, chart.BAR_WIDTH / 2]

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.images < 1:
         raise SocError(f"--images must be at least 1, not {args.images}")
     config, machine, network = read_inputs(args)
-    file = args.images_file or sample(config.train.dataset)
+    file = args.images_file or sample(config)
     random = args.random_weights is not None and args.images_file is None
     images = random_images(config.model, 1, args.images) if random else \
         unpadded(load(file, args.images)[0], config.model.image_size)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568", "#d69e2e", "#319795")
 LEFT, TOP, WIDTH, HEIGHT, BELOW = 62, 34, 520, 260, 46
+LETTER = 6.5
+"""Pixels of a letter of a chart's text, at most, on average."""
 ROW, BAR_LEFT, BAR_WIDTH = 18, 190, 420
 TICKS = 5
 Points = Sequence[tuple[float, float]]
@@ -34,7 +36,7 @@ def lines(title: str, across: str, up: str, series: Mapping[str, Points], *, per
     low, high = place(marks[0]), place(marks[-1])
     roof = _roof(max(y for _, y in points))
     span = high - low or 1.0
-    out = _head(LEFT + WIDTH + 190, TOP + HEIGHT + BELOW, title)
+    out = _head(LEFT + WIDTH + max(190, 46 + LETTER * max(map(len, series))), TOP + HEIGHT + BELOW, title)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return LEFT + (place(x) - low) / span * WIDTH, TOP + HEIGHT * (1 - y / roof)
