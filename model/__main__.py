@@ -47,7 +47,8 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     taking.add_argument("--image-size", type=int, help="side of the images, pixels (default: what the checkpoint says)")
     showing = commands.add_parser("reference", help="an imported network: its shape and, with --dataset, its accuracy, as JSON")
     showing.add_argument("file", metavar="OUT.safetensors", help="file that import wrote")
-    showing.add_argument("--dataset", help="cifar10, cifar100, fashion_mnist or imagenet: its test images, resized to the network's size")
+    showing.add_argument("--dataset", help="cifar10, cifar100, fashion_mnist or imagenet: its test images, "
+                                           "resized to the network's size")
     showing.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
     showing.add_argument("--images", type=int, default=100, help="test images from the first on (default: 100)")
     showing.add_argument("--batch", type=int, default=10, help="images at a time (default: 10)")

@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="trained checkpoint -> integer network file")
     accuracy = commands.add_parser("accuracy", help="accuracy and per-layer agreement with the float QCFS model")
-    sample = commands.add_parser("sample", help=f"first {SAMPLE_IMAGES} test images -> <dataset>-sample.npz beside the configuration")
+    sample = commands.add_parser("sample",
+                                 help=f"first {SAMPLE_IMAGES} test images -> <dataset>-sample.npz beside the configuration")
     for command in (export, accuracy, sample):
         command.add_argument("--config", required=True, type=Path, help="such as configs/cifar10-tiny.toml")
     for command in (export, accuracy):

@@ -10,7 +10,7 @@ from model.config import Config
 
 
 def sample(config: Config) -> Path:
-    """The first test images of `config`'s data set: the file of `python -m quantize sample`, beside it, else the committed one."""
+    """The first test images of `config`'s data set: what `python -m quantize sample` put beside it, else the committed ones."""
     beside, committed = (folder / f"{config.train.dataset}-sample.npz" for folder in (config.network.parent, Path("configs")))
     return committed if committed.exists() and not beside.exists() else beside
 

@@ -44,7 +44,7 @@ class Outcome:
 
 
 def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
-    """The configuration's masking with another ratio; ConfigError when it is not a multiple of 1/256 in [0, 1), or would mask nothing."""
+    """The configuration's masking with another ratio; ConfigError: no multiple of 1/256 in [0, 1), or it would mask nothing."""
     if ratio is None:
         return config.masking
     if not 0 <= ratio < 1 or not (ratio * 256).is_integer():

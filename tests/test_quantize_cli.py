@@ -124,7 +124,8 @@ def test_the_sample_beside_a_configuration_is_the_one_that_is_simulated(place: P
     (place / "configs" / "cifar10-sample.npz").write_bytes(b"another")
     found, labels = images.of(config, 5)
     batch = pickle.loads((place / "data" / "cifar-10-batches-py" / "test_batch").read_bytes())
-    assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(5, -1), batch[b"data"][:5]) and labels.tolist() == batch[b"labels"][:5]
+    assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(5, -1), batch[b"data"][:5])
+    assert labels.tolist() == batch[b"labels"][:5]
 
 
 def test_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,8 @@ def test_what_is_no_checkpoint_is_refused(file: Path, tmp_path: Path, yacs: type
     assert "without data.pkl" in said(tmp_path / "other.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"model": 1}))
     assert "not of torch.save" in said(tmp_path / "plain.pth")
-    for value, complaint in (([1], "no dict `model` (found: list)"), ({"a": 1}, 'or save the weights as {"model": state_dict}'), ({"state_dict": {}}, "no dict `model` (found: state_dict)"),
+    for value, complaint in (([1], "no dict `model` (found: list)"), ({"a": 1}, 'or save the weights as {"model": state_dict}'),
+                             ({"state_dict": {}}, "no dict `model` (found: state_dict)"),
                              ({"model": {"a": 1}}, "'a', a int, not a tensor"), ({"model": {}}, "it is empty"),
                              ({"model": {"a": torch.ones(1)}}, "lacks patch_embed.proj.weight")):
         torch.save(value, tmp_path / "bad.pth")

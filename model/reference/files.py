@@ -40,7 +40,8 @@ def _parts(file: CheckpointFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = file.content
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         found = ", ".join(str(key)[:40] for key in list(content)[:5]) if isinstance(content, dict) else type(content).__name__
-        raise UnpickleError(f"holds no dict `model` (found: {found or 'nothing'}): give a checkpoint of the authors' code, or save the "
+        raise UnpickleError(f"holds no dict `model` (found: {found or 'nothing'}): "
+                            "give a checkpoint of the authors' code, or save the "
                             'weights as {"model": state_dict}')
     state = {}
     for key, ref in content["model"].items():
