@@ -1,4 +1,4 @@
-"""Command line: `python -m model train | distill | evaluate | data | import | reference`."""
+"""Command line: `python -m model train | distill | evaluate | data | import | reference | adopt`."""
 import argparse
 import sys
 
@@ -56,6 +56,13 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     showing.add_argument("--mask-ratio", type=float, default=0.0, help="share of q, k and score spikes masked (default: 0)")
     showing.add_argument("--seed", type=int, default=0, help="seed of the masks (default: 0)")
     showing.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    going_on = commands.add_parser("adopt", help="an imported network as one of ours: weights, and a configuration to train on "
+                                                 "from them, to integers and RTL")
+    going_on.add_argument("file", metavar="OUT.safetensors", help="file that import wrote")
+    going_on.add_argument("-o", "--output", required=True, metavar="OWN.toml",
+                          help="configuration to write; the weights go beside it, as OWN.start.safetensors")
+    going_on.add_argument("--dataset", required=True, help="data set that the network was trained on, such as cifar10")
+    going_on.add_argument("--levels", type=int, default=15, help="L, 2^b - 1 (default: 15, the nearest to their 16)")
 
 
 @command_line()
@@ -68,9 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from model import commands  # needs torch, data does not
     try:
-        if args.command in ("import", "reference"):
+        if args.command in ("import", "reference", "adopt"):
             from model.reference import commands as reference
-            (reference.run_import if args.command == "import" else reference.run_reference)(args)
+            run = {"import": reference.run_import, "reference": reference.run_reference, "adopt": reference.run_adopt}
+            run[args.command](args)
         elif args.command == "evaluate":
             commands.test(args, argv)
         else:

@@ -27,6 +27,7 @@ from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine
 from model.parallel import Parts, World
 from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
+from model.start import begin
 from model.tensorboard import EventFile
 
 CAST = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -137,9 +138,12 @@ class Trainer:
         self.forward: Callable[[Tensor, Engine], Tensor] = torch.compile(self.model.run) if compiled else self.model.run
 
     def _start(self, images: Tensor) -> None:
-        """Weights of a new run: the teacher's where it has the same shape, else thresholds fitted to normalised `images`."""
+        """Weights of a new run: those of `[train] start`, or the teacher's where it has the same shape, else thresholds
+        fitted to normalised `images`."""
         teacher = self.teacher
-        if teacher is not None and self.settings.warm_start and teacher.model.config == self.config.model:
+        if self.settings.start:
+            begin(self.model, self.settings.start, images)
+        elif teacher is not None and self.settings.warm_start and teacher.model.config == self.config.model:
             self.model.load_state_dict(teacher.model.state_dict())
         else:
             self.model.train()
@@ -180,8 +184,10 @@ class Trainer:
 
     def identity(self) -> str:
         """What a state must share with the configuration to be resumed."""
-        return json.dumps([checkpoint.describe(self.model), {k: getattr(self.settings, k) for k in
-                          TrainConfig.__dataclass_fields__}, self.teacher and self.teacher.digest], sort_keys=True)
+        settings = {key: getattr(self.settings, key) for key in TrainConfig.__dataclass_fields__ if key != "start"}
+        if self.settings.start:  # states of before the key was there can be resumed
+            settings["start"] = self.settings.start
+        return json.dumps([checkpoint.describe(self.model), settings, self.teacher and self.teacher.digest], sort_keys=True)
 
     def info(self) -> dict[str, object]:
         """Metadata of a network saved now."""

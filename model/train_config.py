@@ -38,6 +38,9 @@ class TrainConfig:
     cutmix_share: float = field(default=0.5, metadata={"doc": "share of CutMix among the changed batches where both are on"})
     erasing: float = field(default=0.0, metadata={"doc": "probability of random erasing"})
     drop_path: float = field(default=0.0, metadata={"doc": "stochastic depth: rate of the last block, rising linearly to it"})
+    start: str = field(default="", metadata={
+        "doc": "checkpoint of the same shape whose weights a new run starts from ('': none); of a LayerNorm before the head "
+               "a BatchNorm may be made"})
     teacher: str = field(default="", metadata={
         "doc": "'' trains on labels alone, 'pretrain' first trains an unmasked teacher, else the teacher's checkpoint"})
     distill_weight: float = field(default=0.5, metadata={"doc": "share of the teacher's loss, beside that of the labels"})

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model import checkpoint
+from model.command_line import output_file
 from model.data import NORMALISATION, load
-from model.reference import files
+from model.reference import adopt, files
 from model.reference.network import Reference
 from model.reference.shape import ReferenceModelError
 
@@ -22,6 +24,32 @@ def run_import(args: argparse.Namespace) -> None:
     print(f"{args.output}: {model.parameters_count} parameters; {model.shape}")
     for why in files.unmappable(model):
         print(f"not for the machine: {why}")
+    print(f"its way there: python -m model adopt {args.output} --dataset NAME -o OWN.toml, then train on (docs/reference.md)")
+
+
+def run_adopt(args: argparse.Namespace) -> None:
+    """Write an imported network as a checkpoint of ours, and a configuration that trains on from it."""
+    output = Path(args.output)
+    start = output.with_suffix(".start.safetensors")
+    if output.suffix != ".toml":
+        raise ReferenceModelError(f"{output}: is no name of a configuration: give one that ends in .toml")
+    if output.exists():
+        raise ReferenceModelError(f"{output}: is there already: name another file, or remove it")
+    if args.dataset not in NORMALISATION:
+        raise ReferenceModelError(f"--dataset: unknown data set {args.dataset!r}; known: {', '.join(NORMALISATION)}")
+    model = adopt.adopted(files.load(args.file), args.levels)
+    mean, std = NORMALISATION[args.dataset]
+    if len(mean) != model.config.in_channels:
+        raise ReferenceModelError(f"--dataset {args.dataset} has {len(mean)} channels, the network takes "
+                                  f"{model.config.in_channels}")
+    model.mean.copy_(torch.tensor(mean))
+    model.std.copy_(torch.tensor(std))
+    for path in (start, output):
+        output_file(path)
+    checkpoint.save(start, model, {"dataset": args.dataset, "source": Path(args.file).name})
+    output.write_text(adopt.config_text(model.config, source=Path(args.file).name, path=str(output), dataset=args.dataset,
+                                        start=str(start)), encoding="utf-8")
+    print(f"{start}: the same weights, L = {args.levels}\n{output}: next, python -m model train --config {output}")
 
 
 def pixels(images: Tensor, dataset: str, model: Reference) -> Tensor:
