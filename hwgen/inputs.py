@@ -11,7 +11,7 @@ from quantize.check import has_integer_form
 from quantize.layers import Network, NetworkError
 from quantize.random_network import TRAINED, random_network
 
-__all__ = ["ConfigError", "command_line", "network_arguments", "network_name", "network_of", "read_inputs"]
+__all__ = ["ConfigError", "command_line", "machine_of", "network_arguments", "network_name", "network_of", "read_inputs"]
 
 
 def network_arguments(command: argparse.ArgumentParser, *, config: str = "") -> None:
@@ -26,8 +26,15 @@ def network_arguments(command: argparse.ArgumentParser, *, config: str = "") -> 
 def read_inputs(args: argparse.Namespace) -> tuple[Config, MachineConfig, Network]:
     """The configuration, its machine and the network; ConfigError or NetworkError names what is wrong."""
     config = configuration.load(args.config)
-    machine = machine_config(config.machine)
-    return config, machine, network_of(config, args)
+    return config, machine_of(config, args.config), network_of(config, args)
+
+
+def machine_of(config: Config, file: Path) -> MachineConfig:
+    """The machine of `config`, which was read from `file`; a ConfigError names the file as those of other tables do."""
+    try:
+        return machine_config(config.machine)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def network_of(config: Config, args: argparse.Namespace) -> Network:

@@ -10,8 +10,9 @@ from pathlib import Path
 from amaranth.hdl import Shape
 from amaranth.lib.wiring import In
 
-from hwgen.config import MachineConfig, machine_config
+from hwgen.config import MachineConfig
 from hwgen.emit import MMIO, TOP
+from hwgen.inputs import machine_of
 from hwgen.top import Accelerator
 from hwgen.window import MmioAccelerator
 from model import config as configuration
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--mmio", action="store_true", help="the machine behind a stream window: one AXI4-Lite port")
     top.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     args = top.parse_args(argv)
-    text = instance(machine_config(configuration.load(args.config).machine), args.mmio)
+    text = instance(machine_of(configuration.load(args.config), args.config), args.mmio)
     if args.output is None:
         print(text, end="")
     else:

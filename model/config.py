@@ -4,6 +4,7 @@
 read by the same `model.table`. No torch import: every folder reads configurations.
 """
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -145,7 +146,8 @@ class MaskingConfig:
                               f"or one of {', '.join(SITE_SETS)}")
         for name, ratio in (("ratio", self.ratio), *self.ratios):
             if not 0 <= ratio < 1 or not float(ratio * 256).is_integer():
-                raise ConfigError(f"[masking] {name} must be a multiple of 1/256 in [0, 1), not {ratio}")
+                near = f"; nearest: {min(max(round(ratio * 256), 0), 255) / 256}" if math.isfinite(ratio) else ""
+                raise ConfigError(f"[masking] {name} must be a multiple of 1/256 in [0, 1), not {ratio}{near}")
         if len(dict(self.ratios)) < len(self.ratios):
             raise ConfigError(f"[masking] ratios names a site twice: {[key for key, _ in self.ratios]}")
         if not 0 <= self.seed < 2**32:
@@ -308,7 +310,9 @@ def load(path: str | Path) -> Config:
             raise ConfigError(f"network must name a network file, such as \"cifar10-tiny.mstn\", not {network!r}")
         for table in raw:
             if table not in TABLES:
-                raise ConfigError(f"unknown table [{table}]; known: {', '.join(TABLES)}")
+                known = ", ".join(TABLES)
+                raise ConfigError(f"unknown table [{table}]; known: {known}" if isinstance(raw[table], dict) else
+                                  f"{table} stands before any table: put it under one of [{known.replace(', ', '], [')}]")
         if "model" not in raw:
             raise ConfigError("lacks the table [model]")
         model = read_model(raw["model"])

@@ -86,6 +86,21 @@ def accuracy(model: SpikingNetwork, data: Images, batch: int = 500) -> float:
     return right / len(data.labels)
 
 
+def _differences(before: str, now: str) -> str:
+    """What two `Trainer.identity` differ in, " (key was 1, is 2, ...)"; "" where one of them cannot be read."""
+    try:
+        found = []
+        for text in (before, now):
+            shape, settings, teacher = json.loads(text)
+            found.append({f"[{table}] {key}": value for table, entries in {**shape, "train": settings}.items()
+                          for key, value in entries.items()} | {"the teacher's file": teacher})
+    except (ValueError, AttributeError):
+        return ""
+    was, now_is = found
+    changed = [f"{key} was {was.get(key)}, is {now_is.get(key)}" for key in (was | now_is) if was.get(key) != now_is.get(key)]
+    return f" ({'; '.join(changed[:3])}{'; ...' if changed[3:] else ''})"
+
+
 class Trainer:
     """A training run in the folder `folder`; resumes from its `state.safetensors` where there is one."""
 
@@ -165,7 +180,8 @@ class Trainer:
         """Continue from the saved state; CheckpointError where it belongs to another configuration."""
         tensors, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
         if info["config"] != self.identity():
-            raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration: "
+            raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration"
+                                             f"{_differences(info['config'], self.identity())}: "
                                              "remove it, or train with --restart")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.mean.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})

@@ -108,7 +108,7 @@ def skipping(s: Setting) -> Figures:
     table = ways(program, s.images, s.config.masking, MASK_RATIO)
     stepped, kinder, serial, rate, ours, masked = table
     layers = masked_layers(program, s.images[0], s.config.masking, MASK_RATIO)
-    swin = configuration.load(s.path.with_name("swin-t.toml"))
+    swin = configuration.load(Path("configs") / "swin-t.toml")
     large = random_network(swin.model, 1, swin.quantize, TRAINED)
     image = random_images(swin.model, 1, 1)[0]
 

@@ -1,6 +1,5 @@
 """Compile, simulate the generated RTL as a host would drive it, and compare everything with the golden model."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,15 +46,13 @@ def masked_config(config: Config, ratio: float | None) -> MaskingConfig:
     """The configuration's masking with another ratio; ConfigError: no multiple of 1/256 in [0, 1), or it would mask nothing."""
     if ratio is None:
         return config.masking
-    if not 0 <= ratio < 1 or not (ratio * 256).is_integer():
-        near = f"; nearest: {min(max(round(ratio * 256), 0), 255) / 256}" if math.isfinite(ratio) else ""
-        raise ConfigError(f"the mask ratio must be a multiple of 1/256 in [0, 1), not {ratio}{near}")
+    masking = config.masking.at(ratio)
     named = {*config.masking.sites, *(key.rpartition(".")[2] for key, own in config.masking.ratios if own)}
     attends = isinstance(config.model, ModelConfig)
     if ratio and named.isdisjoint(SITES if attends else [CONV_SITE]):
         sites = "paper" if attends else CONV_SITE
         raise ConfigError(f"a mask ratio of {ratio} would mask nothing here: set [masking] sites, such as sites = \"{sites}\"")
-    return config.masking.at(ratio)
+    return masking
 
 
 def simulate(

@@ -129,6 +129,13 @@ def test_counts_of_images_are_checked(config: Path, capsys: pytest.CaptureFixtur
                                                                   "--images", "65"]))
 
 
+def test_an_error_of_the_machine_names_the_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("[machine]", "[machine]\nqueue_depth = 0"))
+    for main in (sim_main, hwgen_main):
+        command = ["run" if main is sim_main else "emit", "--config", str(config), "--random-weights", "1"]
+        assert refused(capsys, main(command)).startswith(f"{config}: [machine] queue_depth must be ")
+
+
 def test_an_impossible_mask_ratio_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for ratio, said in (("1.5", "multiple of 1/256 in [0, 1), not 1.5; nearest: 0.99609375"), ("nan", "not nan"),
                         ("0.1", "multiple of 1/256 in [0, 1), not 0.1; nearest: 0.1015625")):

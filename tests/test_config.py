@@ -66,7 +66,7 @@ def test_bad_models_are_refused(tmp_path: Path, change: dict[str, object], messa
 
 @pytest.mark.parametrize(("rest", "message"), [
     ("[masking]\nratio = 1.0\n", r"ratio must be a multiple of 1/256 in \[0, 1\), not 1.0"),
-    ("[masking]\nratio = 0.3\n", "not 0.3"),
+    ("[masking]\nratio = 0.3\n", "not 0.3; nearest: 0.30078125"),
     ("[masking]\nsites = 'all'\n", "unknown set 'all'; known: none, published-code, paper"),
     ("[masking]\nsites = ['q', 'w']\n", "unknown site 'w'; known: q, k, scores, fc1, fc2"),
     ("[masking]\nseed = 4294967296\n", "seed must fit 32 bits, not 4294967296"),
@@ -74,7 +74,7 @@ def test_bad_models_are_refused(tmp_path: Path, change: dict[str, object], messa
     ("[quantize]\nrom_bits = 20\n", "rom_bits must be 6 to 16, not 20"),
     ("[quantize]\nstream_bits = 2\n", "stream_bits must be 4 to 12, not 2"),
     ("[engine]\nlanes = 3\n", r"unknown table \[engine\]; known: model, masking"),
-    ("[masking\n", "not TOML"),
+    ("[masking\n", "not TOML"), ("[masking]\nratio = nan\n", r"in \[0, 1\), not nan$"),
 ])
 def test_bad_tables_are_refused(tmp_path: Path, rest: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -89,6 +89,9 @@ def test_missing_keys_tables_and_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "empty.toml")
     with pytest.raises(ConfigError, match="no such configuration file; see configs/"):
         load(tmp_path / "none.toml")
+    (tmp_path / "bare.toml").write_text("image_size = 8\n[model]\n")
+    with pytest.raises(ConfigError, match=r"bare.toml: image_size stands before any table: put it under one of \[model\]"):
+        load(tmp_path / "bare.toml")
 
 
 @pytest.mark.parametrize(("rest", "sites", "ratios"), [

@@ -209,7 +209,7 @@ def test_distillation_needs_a_fitting_teacher(project: Path, undisturbed: Path, 
 def test_another_teacher_is_another_run(project: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["distill", *arguments(project, "whole")[1:-1], str(project / "x.safetensors"), "--teacher", str(undisturbed)]
     assert main(command) == 2
-    assert "belongs to another configuration" in capsys.readouterr().err
+    assert "belongs to another configuration (the teacher's file was " in capsys.readouterr().err
 
 
 def test_evaluation_masks_as_the_configuration_says(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

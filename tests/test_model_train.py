@@ -76,7 +76,8 @@ def test_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.run_epoch()
     run.save()
-    with pytest.raises(checkpoint.CheckpointError, match="another configuration: remove it, or train with --restart"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"another configuration \(\[train\] rate was .*, is 0.001\): "
+                                                             "remove it, or train with --restart"):
         trainer(tmp_path, settings=dataclasses.replace(SETTINGS, rate=1e-3))
 
 
