@@ -17,10 +17,9 @@ from jinja2 import Environment, StrictUndefined
 from tqdm import tqdm
 
 from hwgen import netlist, synth
-from hwgen.config import machine_config
 from hwgen.emit import Build, emit
 from hwgen.files import claimed, digest, json_text, write_if_changed
-from hwgen.inputs import network_arguments, network_name, read_inputs
+from hwgen.inputs import machine_of, network_arguments, network_name, read_inputs
 from hwgen.packed import pack
 from hwgen.schedule import predicted_cycles
 from hwgen.synth import Routed, SynthError
@@ -129,7 +128,7 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config: Conf
     folder.mkdir(parents=True, exist_ok=True)
     yosys, router, packer = (synth.tool(name) for name in ("yosys", board.router, board.packer))
     versions = {Path(program).name: synth.version_of(program) for program in (yosys, router)}
-    build = emit(network, machine_config(config.machine), config.masking, folder / "machine")
+    build = emit(network, machine_of(config), config.masking, folder / "machine")
     write_if_changed(folder / f"{UART_TOP}.v", convert(
         UartMachine(build.machine, build.id32, board.divisor, build.program.images), UART_TOP))
     write_if_changed(folder / "network.bin", pack(build.program, build.machine, config.masking, build.id32))

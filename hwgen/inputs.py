@@ -26,15 +26,15 @@ def network_arguments(command: argparse.ArgumentParser, *, config: str = "") -> 
 def read_inputs(args: argparse.Namespace) -> tuple[Config, MachineConfig, Network]:
     """The configuration, its machine and the network; ConfigError or NetworkError names what is wrong."""
     config = configuration.load(args.config)
-    return config, machine_of(config, args.config), network_of(config, args)
+    return config, machine_of(config), network_of(config, args)
 
 
-def machine_of(config: Config, file: Path) -> MachineConfig:
-    """The machine of `config`, which was read from `file`; a ConfigError names the file as those of other tables do."""
+def machine_of(config: Config) -> MachineConfig:
+    """The machine of `config`; a ConfigError names its file, as those of other tables do."""
     try:
         return machine_config(config.machine)
     except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        raise ConfigError(f"{config.file}: {error}" if config.file else str(error)) from None
 
 
 def network_of(config: Config, args: argparse.Namespace) -> Network:

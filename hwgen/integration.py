@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--mmio", action="store_true", help="the machine behind a stream window: one AXI4-Lite port")
     top.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     args = top.parse_args(argv)
-    text = instance(machine_of(configuration.load(args.config), args.config), args.mmio)
+    text = instance(machine_of(configuration.load(args.config)), args.mmio)
     if args.output is None:
         print(text, end="")
     else:

@@ -14,10 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hwgen import synth
 from hwgen.boards import FOLDER, ROOT
-from hwgen.config import machine_config
 from hwgen.emit import MMIO, emit, emit_mmio
 from hwgen.files import claimed, digest, json_text, write_if_changed
-from hwgen.inputs import network_arguments, read_inputs
+from hwgen.inputs import machine_of, network_arguments, read_inputs
 from hwgen.integration import ports
 from hwgen.packed import pack
 from hwgen.registers import WINDOW_ADDRESS_BITS
@@ -38,7 +37,7 @@ ZYNQ = dataclasses.replace(XILINX7, name="xilinx-7z020", part="AMD Zynq XC7Z020 
 
 def generate(network: Network, config: Config, folder: Path) -> list[Path]:
     """Write the machine, its packed network and the files of GENERATED into `folder`; CompileError when it does not fit."""
-    machine = machine_config(config.machine)
+    machine = machine_of(config)
     if machine.memory_bits:
         raise ConfigError(f"[machine] memory_bits must be 0 for {NAME}, not {machine.memory_bits}")
     build = emit(network, machine, config.masking, folder / "machine")

@@ -229,6 +229,8 @@ class Config:
     events: EventsConfig = EventsConfig()
     network: Path = Path()
     """the network file: the file's key `network`, from its own folder; else of the configuration's name, beside it"""
+    file: Path | None = None
+    """the file that it was read from"""
 
 
 def read_masking(raw: object) -> MaskingConfig:
@@ -330,6 +332,7 @@ def load(path: str | Path) -> Config:
             machine=dict(raw.get("machine", {})),
             events=read_table(EventsConfig, "events", raw.get("events", {})),
             network=path.parent / network,
+            file=path,
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

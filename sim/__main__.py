@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.files import claimed
-from hwgen.inputs import network_of
+from hwgen.inputs import machine_of, network_of
 from model import config as configuration
 from model import datasets
 from model.command_line import command_line
@@ -96,7 +96,6 @@ def load_test_set(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.
 
 
 def _verify_all(args: argparse.Namespace) -> int:
-    from hwgen.config import machine_config
     from hwgen.emit import emit
     from sim.fast.verify_all import verify_all
     from sim.run import BUILD_ROOT, masked_config
@@ -109,7 +108,7 @@ def _verify_all(args: argparse.Namespace) -> int:
     folder = args.build or BUILD_ROOT / config.name
     print(f"{config.name}: {len(images)} images, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
     with claimed(folder / "sim"):
-        build = emit(network, machine_config(config.machine), config.masking, folder)
+        build = emit(network, machine_of(config), config.masking, folder)
         summary = verify_all(build, network, masking, images, labels, ratio=args.mask, every=args.every,
                              processes=args.processes, resume=args.resume)
     for failure in summary.failures[:10]:
@@ -121,7 +120,6 @@ def _verify_all(args: argparse.Namespace) -> int:
 
 
 def _single(args: argparse.Namespace) -> int:
-    from hwgen.config import machine_config
     from hwgen.emit import emit
     from hwgen.timeline import MemoryTiming
     from sim.fast.single import run_single
@@ -139,7 +137,7 @@ def _single(args: argparse.Namespace) -> int:
     folder = args.build or BUILD_ROOT / config.name
     print(f"{config.name}: one image, mask ratio {_ratio(config, args)}; building in {folder}", flush=True)
     with claimed(folder / "sim"):
-        build = emit(network, machine_config(config.machine), config.masking, folder)
+        build = emit(network, machine_of(config), config.masking, folder)
         found = run_single(build, images[0], masked_config(config, args.mask), ratio=args.mask, timing=timing)
     for failure in found.verdict.failures[:10]:
         print(f"  {failure}")

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgen.attention_cycles import attention_bound
-from hwgen.config import machine_config
 from hwgen.emit import emit
 from hwgen.files import json_text, write_if_changed
+from hwgen.inputs import machine_of
 from hwgen.program import compile_network, sized
 from hwgen.timeline import MemoryTiming
 from hwgen.traffic import traffic
@@ -78,7 +78,7 @@ def utilisation(s: Setting) -> Figures:
     from sim.fast.harness import run as run_harness
     from sim.job import Answer
 
-    build = emit(s.network, machine_config(s.config.machine), s.config.masking, s.folder)
+    build = emit(s.network, machine_of(s.config), s.config.masking, s.folder)
     program = build_harness(build)
     work = s.folder / "sim" / "bench"
     answers = run_harness(build, s.images, program=program, folder=work, seed=s.config.masking.seed, traced=range(len(s.images)))
@@ -103,7 +103,7 @@ def skipping(s: Setting) -> Figures:
     """The same network run in other ways on the same array."""
     from sim.rivals import PACED, masked_layers, proportion, ways
 
-    program = compile_network(s.network, machine_config(s.config.machine), s.config.masking)
+    program = compile_network(s.network, machine_of(s.config), s.config.masking)
     program.machine = sized(program.machine, program)
     table = ways(program, s.images, s.config.masking, MASK_RATIO)
     stepped, kinder, serial, rate, ours, masked = table
@@ -114,7 +114,7 @@ def skipping(s: Setting) -> Figures:
 
     def proportional(network: Network, config: configuration.Config, image: NDArray[np.uint8],
                      **knobs: int) -> tuple[list["Masked"], dict[str, Any]]:
-        machine = dataclasses.replace(machine_config(config.machine), **knobs)  # type: ignore[arg-type]
+        machine = dataclasses.replace(machine_of(config), **knobs)  # type: ignore[arg-type]
         found = masked_layers(compile_network(network, machine, config.masking), image, config.masking, MASK_RATIO)
         return found, {"network": config.name, "lanes": machine.lanes, "fire_lanes": machine.fire_lanes,
                        "rows_per_cycle": machine.rows_per_cycle, "ratio": proportion(found),
@@ -145,7 +145,7 @@ def streaming(s: Setting) -> Figures:
     from sim.fast.single import external_memory
     from sim.job import Answer
 
-    machine = dataclasses.replace(machine_config(s.config.machine), **STREAMED)  # type: ignore[arg-type]
+    machine = dataclasses.replace(machine_of(s.config), **STREAMED)  # type: ignore[arg-type]
     build = emit(s.network, machine, s.config.masking, s.folder.with_name(f"{s.folder.name}-streamed"))
     program, work = build_harness(build), build.folder / "sim" / "bench"
     beats = sum(layer.total for layer in traffic(build.program).values()) * 8 // machine.memory_bits
@@ -207,7 +207,7 @@ def compiling(s: Setting) -> Figures:
     """Seconds of `make rtl`'s work for 64 lanes: from nothing, again, and after a changed weight."""
     times = {}
     with tempfile.TemporaryDirectory() as folder:
-        machine, masking = machine_config(s.config.machine), s.config.masking
+        machine, masking = machine_of(s.config), s.config.masking
         for name in ("rtl_seconds", "rtl_seconds_again"):
             begin = time.monotonic()
             emit(s.network, machine, masking, Path(folder))

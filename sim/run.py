@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.config import MachineConfig, machine_config
+from hwgen.config import MachineConfig
 from hwgen.emit import EXTERNAL, IMAGE_FILES, Build, emit
 from hwgen.files import claimed, write_if_changed
+from hwgen.inputs import machine_of
 from hwgen.registers import LoadTarget
 from hwgen.shapes import memory_shapes
 from hwgen.timeline import MemoryTiming
@@ -80,7 +81,7 @@ def simulate(
     """
     folder = folder or BUILD_ROOT / config.name
     with claimed(folder / "sim"):
-        build = emit(network, machine or machine_config(config.machine), config.masking, folder)
+        build = emit(network, machine or machine_of(config), config.masking, folder)
         masking = masked_config(config, ratio)
         mask = SpikeMask.of(masking)
         count = time_steps(build.machine, steps)

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgen.config import machine_config
 from hwgen.emit import emit
+from hwgen.inputs import machine_of
 from model.config import Config
 from quantize.layers import Network
 from sim.fast.harness import build as build_harness
@@ -36,7 +36,7 @@ def speedup(config: Config, network: Network, images: NDArray[np.uint8], *, fold
     processor time, which other work on the same cores disturbs less.
     """
     workers = processes if processes is not None else os.cpu_count() or 1
-    build = emit(network, machine_config(config.machine), config.masking, folder)
+    build = emit(network, machine_of(config), config.masking, folder)
     program = build_harness(build, trained=not build.machine.memory_bits)
     few = images[:cocotb_images]
 

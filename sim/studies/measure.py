@@ -3,7 +3,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hwgen.config import machine_config
+from hwgen.inputs import machine_of
 from hwgen.program import compile_network, sized
 from model.config import MaskingConfig
 from model.masking import SpikeMask
@@ -43,7 +43,7 @@ def masking_of(setting: Setting, sites: Sequence[str], ratio: float) -> MaskingC
 
 def layer_costs(setting: Setting, masking: MaskingConfig, mask: SpikeMask | None = None) -> list[LayerCost]:
     """Mean counts of each layer over the first COUNTED images, and its energy by column."""
-    program = compile_network(setting.network, machine_config(setting.config.machine), masking)
+    program = compile_network(setting.network, machine_of(setting.config), masking)
     program.machine = sized(program.machine, program)
     images = setting.images[:COUNTED]
     trace = run(setting.network, images, mask=mask or SpikeMask.of(masking))
