@@ -109,9 +109,7 @@ def copy_drivers(module: Module, kind: str, most: int) -> int:
     for name, cell in [item for item in module["cells"].items() if item[1]["type"] == kind]:
         bit = cell["connections"][output][0]
         readers = sorted((reader for reader in loads[bit] if reader[0]), key=lambda reader: (places[reader[0]], reader[1:]))
-        for copy, group in enumerate(_groups(readers, most, places)):
-            if copy == 0:
-                continue
+        for copy, group in enumerate(_groups(readers, most, places)[1:], 1):  # the first group stays with the original
             wires = {port: list(bits) for port, bits in cell["connections"].items()} | {output: [fresh]}
             module["cells"][f"{name}_copy{copy}"] = cell | {"connections": wires}
             module["netnames"][f"{name}_copy{copy}_{output}"] = {"hide_name": 1, "bits": [fresh], "attributes": {}}
@@ -128,13 +126,12 @@ def _groups(readers: list[Reader], most: int, places: Mapping[str, Place]) -> li
         return [readers]
     runs = [list(run) for _, run in groupby(readers, lambda reader: (_stem(places[reader[0]]), reader[1]))]
     few = [reader for run in runs if len(run) < most // 4 for reader in run]
-    groups: list[list[Reader]] = [few] if len(few) <= most else _split(few, most)
-    bus: list[Reader] = []
+    groups, bus = _split(few, most), list[Reader]()
     for run in [run for run in runs if len(run) >= most // 4]:
         if len(bus) + len(run) > most:
             groups, bus = groups + _split(bus, most), []
         bus = bus + run
-    return [group for group in groups + _split(bus, most) if group]
+    return groups + _split(bus, most)
 
 
 def _split(readers: list[Reader], most: int) -> list[list[Reader]]:

@@ -1,6 +1,5 @@
 """The authors' network as one of ours: the same logits, a training that starts from it, and the way to integers."""
 import dataclasses
-import importlib.util
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import reference_states as states
 import torch
+from data_files import write_cifar
 
 from model import checkpoint
 from model.__main__ import main as model_main
@@ -113,11 +113,7 @@ def test_from_a_checkpoint_to_integers(tmp_path: Path, capsys: pytest.CaptureFix
                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """import, adopt, one epoch with the teacher, export: the commands as docs/reference.md prints them."""
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("model_data_tests", Path(__file__).with_name("test_model_data.py"))
-    assert spec is not None and spec.loader is not None
-    helper = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(helper)
-    helper.write_cifar(tmp_path / "data")
+    write_cifar(tmp_path / "data")
     state = states.random_state(seed=1, image=32, patch=4, classes=10, dtype=torch.float32)
     torch.save({"model": state, "config": {"DATA": {"IMG_SIZE": 32}}}, "best.pth")
     assert model_main(["import", "best.pth", "-o", "mst.safetensors"]) == 0

@@ -1,5 +1,4 @@
 """Whole training runs: alike in one process and two, twice the same bytes, whole again after a kill at a bad moment."""
-import importlib.util
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from data_files import write_cifar
 from safetensors import safe_open
 
 from model import checkpoint
@@ -51,11 +51,7 @@ drop_path = 0.2
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration with every option on, and 15 images."""
     root = tmp_path_factory.mktemp("runs")
-    spec = importlib.util.spec_from_file_location("model_data_tests", Path(__file__).with_name("test_model_data.py"))
-    assert spec is not None and spec.loader is not None
-    helper = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(helper)
-    helper.write_cifar(root / "data")
+    write_cifar(root / "data")
     (root / "c.toml").write_text(CONFIGURATION)
     return root
 

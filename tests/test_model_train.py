@@ -1,12 +1,12 @@
 """Training: schedule, exact resumption, the command line and its errors, evaluation's JSON."""
 import dataclasses
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from data_files import write_cifar
 
 from model import checkpoint
 from model.__main__ import main
@@ -138,12 +138,7 @@ warmup_epochs = 0
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A configuration and a data set of 15 images under tmp_path."""
-    spec = importlib.util.spec_from_file_location("model_data_tests", Path(__file__).with_name("test_model_data.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    helper = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(helper)
-    helper.write_cifar(tmp_path / "data")
+    write_cifar(tmp_path / "data")
     (tmp_path / "c.toml").write_text(CONFIGURATION)
     return tmp_path
 

@@ -2,7 +2,6 @@
 
 That plain loops, torch integers, golden and RTL agree on them: tests/test_backbones.py and tests/test_stepwise_rtl.py.
 """
-import importlib.util
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_files import write_cifar
 from torch import Tensor, nn
 
 from hwgen.config import MachineConfig
@@ -229,11 +229,7 @@ precision = "float32"
 @BOTH
 def test_from_training_to_integers(shape: dict[str, Any], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One epoch on twelve images over the command line, then the network file and its agreement with the float network."""
-    spec = importlib.util.spec_from_file_location("model_data_tests", Path(__file__).with_name("test_model_data.py"))
-    assert spec is not None and spec.loader is not None
-    helper = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(helper)
-    helper.write_cifar(tmp_path / "data")
+    write_cifar(tmp_path / "data")
     (tmp_path / "tiny.toml").write_text(CONFIG.replace("projection", shape["shortcut"]))
     given = ["--config", str(tmp_path / "tiny.toml")]
     assert model_main(["train", *given, "--data", str(tmp_path / "data"), "--threads", "1", "--no-compile",

@@ -45,12 +45,10 @@ def adopted(reference: Reference, levels: int) -> MST:
     theirs = reference.state_dict()
     state: dict[str, Tensor] = {}
 
-    def take(source: str, target: str, *, optional: bool = False) -> None:
+    def take(source: str, target: str) -> None:
         for part in ("weight", "bias", "running_mean", "running_var"):
             if f"{source}.{part}" in theirs:
                 state[f"{target}.{part}"] = theirs[f"{source}.{part}"]
-        if not optional and f"{target}.weight" not in state:
-            raise AssertionError(source)
 
     def fires(source: str, target: str) -> None:
         up = theirs[f"{source}.up"]
@@ -66,10 +64,8 @@ def adopted(reference: Reference, levels: int) -> MST:
     for stage, depth in enumerate(shape.depths):
         for block in range(depth):
             source, target = f"layers.{stage}.blocks.{block}", f"stages.{stage}.blocks.{block}"
-            for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+            for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "mlp.norm1", "mlp.norm2"):
                 take(f"{source}.{name}", f"{target}.{name}")
-            for name in ("mlp.norm1", "mlp.norm2"):
-                take(f"{source}.{name}", f"{target}.{name}", optional=True)
             if not shape.qkv_bias:
                 state[f"{target}.attn.qkv.bias"] = torch.zeros(3 * shape.width(stage))
             state[f"{target}.attn.bias_table"] = theirs[f"{source}.attn.relative_position_bias_table"]
