@@ -50,6 +50,8 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
     folder = Path(args.runs) / config.name
     trainer = Trainer(config, load_for(config, True, args.data), folder, compiled=not args.no_compile,
                       bfloat16=not args.float32, resume=not args.restart, teacher=learnt_from, device=device())
+    if trainer.rank == 0:
+        print(f"{config.name}: {trainer.precision_note}")
     trainer.run(args.stop_after)
     done = trainer.epoch == config.train.epochs
     if trainer.rank == 0 and trainer.epoch:

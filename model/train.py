@@ -25,6 +25,7 @@ from model.distill import Teacher, distillation
 from model.factory import build
 from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine
 from model.parallel import Parts, World
+from model.precision import chosen
 from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
 from model.start import begin
@@ -111,7 +112,11 @@ class Trainer:
         `bfloat16` off computes in float32 whatever the configuration says; with a `teacher` the loss is also its.
         """
         self.config, self.folder, self.teacher, self.device = config, folder, teacher, torch.device(device)
-        self.settings = settings = config.train if bfloat16 else dataclasses.replace(config.train, precision="float32")
+        resume = resume and self.state_path.exists()
+        wanted = config.train.precision if bfloat16 else "float32"
+        precision, why = chosen(wanted, self.device, self._saved_precision() if resume else None)
+        self.precision_note = f"computing in {precision}: {why}"
+        self.settings = settings = dataclasses.replace(config.train, precision=precision)
         self.world = World.now()
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
@@ -140,7 +145,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)  # before the first epoch, not behind it
         self.events = EventFile(folder)
         first = self.model.normalise(enlarged(pixels[:settings.batch].to(self.device), config.model.image_size))
-        if resume and self.state_path.exists():
+        if resume:
             self.restore()
         else:
             self._start(first)
@@ -175,6 +180,15 @@ class Trainer:
     def state_path(self) -> Path:
         """File of the resumable state."""
         return self.folder / "state.safetensors"
+
+    def _saved_precision(self) -> str | None:
+        """The format that the saved state was computed in; None where it does not say one, which `restore` then refuses."""
+        _, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
+        try:
+            found = json.loads(info["config"])[1]["precision"]
+        except (ValueError, TypeError, KeyError, IndexError):
+            return None
+        return found if found in CAST else None
 
     def restore(self) -> None:
         """Continue from the saved state; CheckpointError where it belongs to another configuration."""

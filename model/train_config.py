@@ -3,7 +3,9 @@ from dataclasses import dataclass, field
 
 from model.errors import ConfigError
 
-PRECISIONS = ("bfloat16", "float32", "float16")
+AUTO = "auto"
+"""As `precision`: bfloat16 where the machine has arithmetic for it, else float32 (`model.precision`)."""
+PRECISIONS = (AUTO, "bfloat16", "float32", "float16")
 PRETRAIN = "pretrain"
 """As `teacher`: train one first, unmasked."""
 
@@ -27,8 +29,9 @@ class TrainConfig:
     epoch_images: int = field(default=0, metadata={"doc": "images of an epoch, drawn from all of them afresh (0: all)"})
     shards: int = field(default=2, metadata={
         "doc": "parts of a batch, each with BatchNorm statistics of its own; torchrun's processes share them out"})
-    precision: str = field(default="bfloat16", metadata={
-        "doc": "autocast to bfloat16 or float16 (then with a scaled loss), or float32"})
+    precision: str = field(default=AUTO, metadata={
+        "doc": "autocast to bfloat16 or float16 (then with a scaled loss), or float32; auto: bfloat16 where the machine has "
+               "arithmetic for it, else float32"})
     crop_pad: int = field(default=4, metadata={"doc": "random crops reach so many pixels over each edge"})
     randaugment_ops: int = field(default=0, metadata={"doc": "RandAugment's N: operations on each image (0: off)"})
     randaugment_magnitude: float = field(default=9.0, metadata={"doc": "RandAugment's M: strength, 0 to 10"})

@@ -121,7 +121,7 @@ def test_mask_ratios_by_site_and_block(tmp_path: Path, rest: str, sites: tuple[s
     ("[train]\nmixup = -0.5\n", "mixup must be at least 0, not -0.5"),
     ("[train]\nerasing = 1.5\n", "erasing must be 0 to 1, not 1.5"),
     ("[train]\ndrop_path = 1.0\n", r"drop_path must be in \[0, 1\), not 1.0"),
-    ("[train]\nprecision = 'half'\n", "precision must be bfloat16 or float32 or float16, not 'half'"),
+    ("[train]\nprecision = 'half'\n", "precision must be auto or bfloat16 or float32 or float16, not 'half'"),
     ("[train]\nrandaugment_magnitude = 11\n", "randaugment_magnitude must be 0 to 10, not 11.0"),
     ("[train]\nrandaugment_ops = 20\n", "randaugment_ops must be 0 to 8, not 20"),
     ("[train]\nbatch = 5\n", r"batch must be at least two images for each of its 2 shards and .* \(or set shards = 1\), not 5"),
