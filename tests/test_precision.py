@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import checkpoint
-from model import precision
-from model.config import Config
-from model.config import MaskingConfig
-from model.config import ModelConfig
-from model.config import QuantizeConfig
-from model.config import TrainConfig
+from model import checkpoint, precision
+from model.config import Config, MaskingConfig, ModelConfig, QuantizeConfig, TrainConfig
 from model.data import Images
 from model.train import Trainer
 
