@@ -230,7 +230,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"drop": "patch_embed.proj.weight"}, "lacks patch_embed.proj.weight"),
     ({"drop": "head.weight"}, "lacks head.weight"),
     ({"drop": "layers.0.blocks.0."}, "lacks layers.0.blocks.0.norm1.weight"),
-    ({"add": {"absolute_pos_embed": torch.zeros(1, 64, 4)}}, "unknown absolute_pos_embed"),
+    ({"add": {"absolute_pos_embed": torch.zeros(1, 60, 4)}}, r"absolute_pos_embed has shape \[1, 60, 4\], not \[1, 64, 4\]"),
     ({"add": {"layers.9.downsample.norm.weight": torch.zeros(3)}}, "unknown layers.9.downsample.norm.weight"),
     ({"add": {"norm.running_mean": torch.zeros(16)}}, "unknown norm.running_mean"),
     ({"add": {"head.bias": torch.zeros(4)}}, r"head.bias has shape \[4\], not \[3\]"),

@@ -11,6 +11,8 @@ from model.attention import relative_index, window_mask
 
 LEVELS = 16
 """L of the published network."""
+POSITION = "absolute_pos_embed"
+"""The value that is added to each token where MODEL.MST.APE is on."""
 DERIVED = ("relative_position_index", "attn_mask")
 """Buffers that Swin code stores although they follow from the shape: compared, then left out."""
 _BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
@@ -36,6 +38,8 @@ class Shape:
     hidden: tuple[int, ...] = field(metadata={"doc": "hidden channels of the MLPs in each stage"})
     mlp_norm: bool = field(metadata={"doc": "BatchNorm after both MLP layers (the ImageNet variant)"})
     qkv_bias: bool = field(metadata={"doc": "the q/k/v layers have a bias"})
+    patch_norm: bool = field(default=True, metadata={"doc": "BatchNorm after the patch embedding (MODEL.MST.PATCH_NORM)"})
+    position: bool = field(default=False, metadata={"doc": "a learned value is added to each token (MODEL.MST.APE)"})
 
     def side(self, stage: int) -> int:
         """Tokens along one side of the map in `stage`."""
@@ -56,7 +60,8 @@ class Shape:
         return (f"image {self.image_size}x{self.image_size}x{self.in_channels}, patch {self.patch}, embedding {self.embedding}, "
                 f"depths {listed['depths']}, heads {listed['heads']}, windows {listed['windows']}, MLP ratio {ratio}, "
                 f"MLP norms {'yes' if self.mlp_norm else 'no'}, qkv bias {'yes' if self.qkv_bias else 'no'}, "
-                f"{self.classes} classes")
+                f"{self.classes} classes{'' if self.patch_norm else ', no norm after the patch embedding'}"
+                f"{', absolute position embedding' if self.position else ''}")
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,7 +135,8 @@ def shape_of(state: Mapping[str, Tensor], image_size: int, classes: int | None =
         windows.append(_window(name, table))
         hidden.append(len(_needed(state, f"{block}.mlp.fc1.weight", 2)))
     shape = Shape(image_size, channels, found, patch, embedding, depths, tuple(heads), tuple(windows), tuple(hidden),
-                  "layers.0.blocks.0.mlp.norm1.weight" in state, "layers.0.blocks.0.attn.qkv.bias" in state)
+                  "layers.0.blocks.0.mlp.norm1.weight" in state, "layers.0.blocks.0.attn.qkv.bias" in state,
+                  any(key.startswith("patch_embed.norm.") for key in state), POSITION in state)
     for stage in range(len(depths)):
         side, window = shape.side(stage), shape.windows[stage]
         if stage and shape.side(stage - 1) % 2:
@@ -159,7 +165,10 @@ def wanted(shape: Shape) -> dict[str, tuple[int, ...]]:
 
     keys["patch_embed.proj.weight"] = (shape.embedding, shape.in_channels, shape.patch, shape.patch)
     keys["patch_embed.proj.bias"] = (shape.embedding,)
-    norm("patch_embed.norm", shape.embedding)
+    if shape.patch_norm:
+        norm("patch_embed.norm", shape.embedding)
+    if shape.position:
+        keys[POSITION] = (1, shape.side(0)**2, shape.embedding)
     keys["patch_embed.proj_if.up"] = (1,)
     for stage, depth in enumerate(shape.depths):
         width, hidden = shape.width(stage), shape.hidden[stage]
