@@ -298,7 +298,8 @@ def from_state_dict(state_dict: Mapping[str, Tensor], image_size: int, classes: 
                     always_draw: bool = False) -> Reference:
     """The network of a state dict of the authors' code (a checkpoint's `model`), in its dtype (float32 at least).
 
-    All sizes come from the tensors' shapes; `classes`, where given, must agree. `levels` and what follows: `Reference`. Prefixes such as `module.` and the
+    All sizes come from the tensors' shapes; `classes`, where given, must agree. `levels` and what follows it are those of
+    `Reference`. Prefixes such as `module.` and the
     buffers that Swin code stores are accepted. ReferenceModelError: one line that names the key that is missing or unknown.
     """
     state = without_prefix(state_dict)

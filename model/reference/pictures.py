@@ -1,7 +1,7 @@
 """Pictures as the authors' code gives them to its network: enlarged bilinearly, normalised with its values.
 
-Their transform of CIFAR is torchvision's Resize, whose default is Pillow's bilinear filter on bytes; ImageNet's is the evaluation view
-of Swin (`model.image_sets.ImageFolder`), which needs no resizing here.
+Their transform of CIFAR is torchvision's Resize, whose default is Pillow's bilinear filter on bytes;
+ImageNet's is the evaluation view of Swin (`model.image_sets.ImageFolder`), which needs no resizing here.
 """
 import torch
 from torch import Tensor
@@ -36,7 +36,13 @@ def filter_weights(size: int, wanted: int) -> Tensor:
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """uint8 [B, C, H, W] -> uint8 [B, C, side, side], as Pillow's bilinear resize: rows first, rounded to bytes, then columns."""
+    """uint8 [B, C, H, W] -> uint8 [B, C, side, side], as Pillow's bilinear resize: rows first, rounded to bytes, then columns.
+
+    ReferenceModelError for pictures that are not square.
+    """
+    if images.shape[2] != images.shape[3]:
+        raise ReferenceModelError(f"pictures of {images.shape[2]}x{images.shape[3]} pixels are not square")
+
     def rounded(sums: Tensor) -> Tensor:  # whole numbers below 2^53: exact
         return torch.floor((sums + 2 ** (FRACTION - 1)) / 2**FRACTION).clamp(0, 255)
 
