@@ -50,7 +50,7 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     showing.add_argument("--dataset", help="cifar10, cifar100, fashion_mnist or imagenet: its test images, "
                                            "resized to the network's size")
     showing.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
-    showing.add_argument("--images", type=int, default=100, 
+    showing.add_argument("--images", type=int, default=100,
                          help="test images, the first ones; of ImageNet evenly spread ones (default: 100)")
     showing.add_argument("--batch", type=int, default=10, help="images at a time (default: 10)")
     showing.add_argument("--steps", default="4,16,64", help="time steps at which stepwise is read out (default: 4,16,64)")
