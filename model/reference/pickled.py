@@ -1,21 +1,22 @@
 """Reading a torch checkpoint (`torch.save`, zip or legacy format) without running anything that it names.
 
-The pickle machine is Python's own, but every global is looked up in a table of inert stand-ins made here: tensors
+The pickle machine is `model.inert_pickle`; every global is looked up in a table of inert stand-ins made here: tensors
 become `TensorRef` records, storages their dtype, a yacs CfgNode a plain dict. Anything else is refused by its name.
 No torch import, and storages are read only when asked for, so an optimiser's state costs nothing.
 """
+import io
 import math
-import pickle
 import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.inert_pickle import Machine, Standing, UnpickleError, builtins, encoded, scalar_dict
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -31,17 +32,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError
 NUMPY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 
 
-class UnpickleError(ValueError):
-    """A file that is not a readable checkpoint: one line that says what is wrong and what to do."""
-
-
 class CfgDict(dict[Any, Any]):
-    """Stands for a yacs CfgNode: its entries, without its methods."""
+    """Stands for a yacs CfgNode: its entries. The node's own attributes (frozen or not, renamed keys) say nothing of the network."""
 
     __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        """The node's own attributes (frozen or not, renamed keys) say nothing about the network: dropped."""
 
 
 class StorageRef(NamedTuple):
@@ -85,7 +79,7 @@ def _numpy_scalar(dtype: object, raw: object) -> float | int | bool:
     return np.frombuffer(raw, dtype.name, 1)[0].item()  # type: ignore[no-any-return]
 
 
-class _NumpyType:
+class _NumpyType(Standing):
     """Stands for numpy.dtype: only plain numbers."""
 
     def __init__(self, name: object, *_: object) -> None:
@@ -93,56 +87,47 @@ class _NumpyType:
             raise UnpickleError("a numpy.dtype is not one of " + " ".join(NUMPY_TYPES))
         self.name = name
 
-    def __setstate__(self, state: object) -> None:
+    def set_state(self, state: object) -> None:
+        """See Standing: only the byte order counts."""
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", "|", "="):
             raise UnpickleError("a numpy scalar is not little-endian")
 
 
-def _encode(text: object, encoding: object = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise UnpickleError("encodes a text in another way than latin1")
-    return text.encode("latin1")
-
-
 def _globals() -> dict[tuple[str, str], object]:
-    """What a checkpoint may name, each an inert stand-in; made anew for every file, so that none can spoil the next."""
-    def fresh(function: Callable[..., object]) -> Callable[..., object]:
-        return lambda *arguments: function(*arguments)
-
+    """What a checkpoint may name, each an inert stand-in."""
     table: dict[tuple[str, str], object] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): fresh(_rebuild_tensor),
-        ("torch._utils", "_rebuild_tensor"): fresh(_rebuild_tensor),
-        ("torch._utils", "_rebuild_parameter"): fresh(_rebuild_parameter),
-        ("torch", "Size"): fresh(tuple),
-        ("yacs.config", "CfgNode"): type("CfgDict", (CfgDict,), {}),
-        ("_codecs", "encode"): fresh(_encode),
+        ("collections", "OrderedDict"): lambda *arguments: OrderedDict(scalar_dict(*arguments)),
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+        ("torch", "Size"): lambda *arguments: tuple(*arguments),
+        ("yacs.config", "CfgNode"): lambda *arguments: CfgDict(scalar_dict(*arguments)),
+        ("_codecs", "encode"): encoded,
+        **builtins(),
     }
-    for module in ("builtins", "__builtin__"):
-        table |= {(module, kind.__name__): kind for kind in (set, frozenset, dict, list, tuple, bool, int, float, complex)}
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"):
-        table |= {(module, "scalar"): fresh(_numpy_scalar), (module, "dtype"): type("dtype", (_NumpyType,), {})}
+        table |= {(module, "scalar"): _numpy_scalar, (module, "dtype"): lambda *arguments: _NumpyType(*arguments)}
     for name, dtype in STORAGES.items():
         table["torch", name] = dtype
     return table
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows only `_globals`, and collects the storages that the pickle refers to."""
+class _Reader(Machine):
+    """A pickle machine that knows only `_globals`, and collects the storages that the pickle refers to."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.known = _globals()
+    def __init__(self) -> None:
+        super().__init__(_globals(), "utf-8", self._storage)
         self.storages: dict[str, StorageRef] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.known:
-            raise UnpickleError(f"names {module}.{name}, which a checkpoint of the authors' code does not hold: "
-                                "nothing of it was run; save only model and config and try again")
-        return self.known[module, name]
+    def _named(self, module: object, name: object) -> None:
+        try:
+            super()._named(module, name)
+        except UnpickleError as error:
+            raise UnpickleError(f"{str(error).replace('such a file', 'a checkpoint of the authors' + chr(39) + ' code')}; "
+                                "save only model and config and try again") from None
 
-    def persistent_load(self, pid: Any) -> StorageRef:
+    def _storage(self, pid: object) -> StorageRef:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], str) \
                 or pid[1] not in ITEM_BYTES:
             raise UnpickleError("refers to something that is not a storage of numbers: save only model and config")
@@ -157,16 +142,9 @@ class _Reader(pickle.Unpickler):
         return found
 
 
-def _unpickle(file: IO[bytes]) -> tuple[Any, dict[str, StorageRef]]:
-    reader = _Reader(file)
-    try:
-        return reader.load(), reader.storages
-    except UnpickleError:
-        raise
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise UnpickleError(f"its pickle is damaged or truncated ({error}): copy the file again") from None
-    except Exception as error:  # whatever a made-up pickle provokes: a line, never a traceback
-        raise UnpickleError(f"its pickle is damaged ({type(error).__name__}: {str(error)[:100]}): copy the file again") from None
+def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
+    reader = _Reader()
+    return reader.load(file, PICKLE_BYTES), reader.storages
 
 
 class CheckpointFile:
@@ -211,8 +189,7 @@ class CheckpointFile:
             order = f"{self.prefix}byteorder"
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise UnpickleError("was written on a big-endian machine: save it again on a little-endian one")
-            with archive.open(found[0]) as file:
-                return _unpickle(file)[0]
+            return _unpickle(io.BytesIO(archive.read(found[0])))[0]
         except UnpickleError:
             raise
         except DAMAGE as error:
