@@ -1,9 +1,9 @@
 """A pickle machine that runs nothing: for files that strangers may have written.
 
-Python's own unpickler believes sizes before it reads what they promise (an index of the memo takes gigabytes), hands numpy states
-that crash it, and hashes whatever a file says. Here the operations are told apart by `pickletools`, every size is compared with
-what is left of the file, and objects come only from the caller's table of stand-ins. What is needed for numbers, texts, containers
-and stand-ins is done; anything else is refused by its name.
+Python's own unpickler believes sizes before it reads what they promise (an index of the memo takes gigabytes), hands
+numpy states that crash it, and hashes whatever a file says. Here the operations are told apart by `pickletools`, every
+size is compared with what is left of the file, and objects come only from the caller's table of stand-ins. What numbers,
+texts, containers and stand-ins need is done; anything else is refused by its name.
 """
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
@@ -83,7 +83,8 @@ class Machine:
             raise UnpickleError("its pickle asks for more memory than there is") from None
         except Exception as error:  # whatever a made-up pickle provokes: a line, never a traceback
             text = " ".join(str(error).split())[:100]
-            raise UnpickleError(f"its pickle is damaged or truncated ({type(error).__name__}: {text}): copy the file again") from None
+            raise UnpickleError(f"its pickle is damaged or truncated ({type(error).__name__}: {text}): "
+                                "copy the file again") from None
         raise UnpickleError("its pickle is truncated: copy the file again")
 
     def _operations(self, file: BinaryIO, limit: int) -> Iterator[tuple[str, Any]]:

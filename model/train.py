@@ -193,6 +193,8 @@ class Trainer:
     def restore(self) -> None:
         """Continue from the saved state; CheckpointError where it belongs to another configuration."""
         tensors, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
+        if not isinstance(info.get("config"), str) or type(info.get("epoch")) is not int or not isinstance(info.get("log"), list):
+            raise checkpoint.CheckpointError(f"{self.state_path}: does not say what it is the state of: train with --restart")
         if info["config"] != self.identity():
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration"
                                              f"{_differences(info['config'], self.identity())}: "

@@ -74,7 +74,7 @@ def test_bad_models_are_refused(tmp_path: Path, change: dict[str, object], messa
     ("[quantize]\nrom_bits = 20\n", "rom_bits must be 6 to 16, not 20"),
     ("[quantize]\nstream_bits = 2\n", "stream_bits must be 4 to 12, not 2"),
     ("[engine]\nlanes = 3\n", r"unknown table \[engine\]; known: model, masking"),
-    ("[masking\n", "not TOML"), ("[masking]\nratio = nan\n", r"in \[0, 1\), not nan$"),
+    ("[masking\n", "not TOML"), ("[masking]\nratio = nan\n", r"ratio must be a finite number, not nan$"),
 ])
 def test_bad_tables_are_refused(tmp_path: Path, rest: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

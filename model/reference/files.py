@@ -35,6 +35,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
             return _parts(file)
     except UnpickleError as error:
         raise ReferenceModelError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ReferenceModelError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _parts(file: CheckpointFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -45,6 +47,10 @@ def _parts(file: CheckpointFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
                             "give a checkpoint of the authors' code, or save the "
                             'weights as {"model": state_dict}')
     state = {}
+    size = sum(ref.bytes + ref.storage.bytes for ref in content["model"].values() if isinstance(ref, TensorRef))
+    if size > 4 * file.size + 4096:
+        raise UnpickleError(f"its tensors take {size} bytes, of a file of {file.size}: it holds some of them many times; "
+                            "save model.state_dict() as `model`")
     for key, ref in content["model"].items():
         if not isinstance(key, str) or not isinstance(ref, TensorRef):
             raise UnpickleError(f"its model holds {str(key)[:60]!r}, a {type(ref).__name__}, not a tensor: "
@@ -146,8 +152,9 @@ def load(path: str | Path, mask_ratio: float | None = 0.0, always_draw: bool = F
         ratio = (info.get("mask_ratio") or 0.0) if mask_ratio is None else mask_ratio
         return from_state_dict(tensors, shape["image_size"], shape["classes"], levels=info["levels"], mask_ratio=ratio,
                                qk_scale=info.get("qk_scale"), always_draw=always_draw)
-    except (KeyError, TypeError, ReferenceModelError) as error:
-        raise ReferenceModelError(f"{path}: does not hold the network it describes: {error}") from None
+    except (KeyError, TypeError, RuntimeError, ReferenceModelError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ReferenceModelError(f"{path}: does not hold the network it describes: {said}") from None
 
 
 def is_reference(path: str | Path) -> bool:

@@ -33,7 +33,7 @@ NUMPY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1",
 
 
 class CfgDict(dict[Any, Any]):
-    """Stands for a yacs CfgNode: its entries. The node's own attributes (frozen or not, renamed keys) say nothing of the network."""
+    """Stands for a yacs CfgNode: its entries. The node's own attributes (frozen, renamed keys) say nothing of the network."""
 
     __slots__ = ()
 
@@ -45,6 +45,11 @@ class StorageRef(NamedTuple):
     dtype: str
     items: int
 
+    @property
+    def bytes(self) -> int:
+        """Its size in the file."""
+        return self.items * ITEM_BYTES[self.dtype]
+
 
 class TensorRef(NamedTuple):
     """A tensor of the file, not read yet: view of a storage with offset, shape and stride in items."""
@@ -53,6 +58,11 @@ class TensorRef(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Its size once it is read."""
+        return math.prod(self.shape) * ITEM_BYTES[self.storage.dtype]
 
 
 def _rebuild_tensor(storage: object, offset: int, shape: Any, stride: Any, *_: object) -> TensorRef:
@@ -156,6 +166,7 @@ class CheckpointFile:
         self.prefix = ""
         self.archive: zipfile.ZipFile | None = None
         self.places: dict[str, int] = {}  # legacy format: file position of each storage
+        self.size = self.path.stat().st_size
         with self.path.open("rb") as file:
             start = file.read(4)
         if zipfile.is_zipfile(self.path):
@@ -187,7 +198,7 @@ class CheckpointFile:
                 raise UnpickleError(f"its data.pkl has {found[0].file_size} bytes, more than {PICKLE_BYTES}: "
                                     "save only model and config")
             order = f"{self.prefix}byteorder"
-            if order in archive.namelist() and archive.read(order) != b"little":
+            if order in archive.namelist() and (archive.getinfo(order).file_size > 16 or archive.read(order) != b"little"):
                 raise UnpickleError("was written on a big-endian machine: save it again on a little-endian one")
             return _unpickle(io.BytesIO(archive.read(found[0])))[0]
         except UnpickleError:
@@ -242,8 +253,11 @@ class CheckpointFile:
                 raw = file.read(size)
         dtype = np.dtype("uint16" if storage.dtype == "bfloat16" else storage.dtype).newbyteorder("<")
         items = np.frombuffer(raw, dtype)[ref.offset:] if size else np.zeros(0, dtype)
-        strides = [step * dtype.itemsize for step in ref.stride]
-        return np.array(np.lib.stride_tricks.as_strided(items, ref.shape, strides))
+        strides = [step * dtype.itemsize if side > 1 else 0 for side, step in zip(ref.shape, ref.stride, strict=True)]
+        try:
+            return np.array(np.lib.stride_tricks.as_strided(items, ref.shape, strides))
+        except (ValueError, OverflowError):
+            raise UnpickleError(f"a tensor of shape {str(list(ref.shape))[:80]} cannot be: copy the file again") from None
 
 
 def plain(value: object, limit: int = 100_000) -> Any:

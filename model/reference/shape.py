@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from model.attention import relative_index, window_mask
+from model.config import table_entries
+from model.limits import MOST_ENTRIES, MOST_PIXELS
 
 LEVELS = 16
 """L of the published network."""
@@ -94,6 +96,8 @@ def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     for key in state:
         match = _BLOCK.match(key)
         if match:
+            if max(len(match[1]), len(match[2])) > 4:
+                raise ReferenceModelError(f"state dict: unknown {key[:80]}: not of the authors' network")
             found.setdefault(int(match[1]), set()).add(int(match[2]))
     for stage in range(max(found, default=0) + 1):
         blocks = found.get(stage, set())
@@ -123,8 +127,9 @@ def shape_of(state: Mapping[str, Tensor], image_size: int, classes: int | None =
     found = len(_needed(state, "head.weight", 2))
     if classes is not None and classes != found:
         raise ReferenceModelError(f"classes = {classes}, but head.weight has {found} rows: give classes={found}")
-    if type(image_size) is not int or image_size < patch or image_size % patch:
-        raise ReferenceModelError(f"image_size = {image_size!r} is not a multiple of the patch of {patch} pixels")
+    if type(image_size) is not int or not patch <= image_size <= MOST_PIXELS or image_size % patch:
+        raise ReferenceModelError(f"image_size = {image_size!r} is not a multiple of the patch of {patch} pixels "
+                                  f"up to {MOST_PIXELS}")
     depths = _depths(state)
     heads, windows, hidden = [], [], []
     for stage in range(len(depths)):
@@ -142,12 +147,18 @@ def shape_of(state: Mapping[str, Tensor], image_size: int, classes: int | None =
         if stage and shape.side(stage - 1) % 2:
             raise ReferenceModelError(f"image_size = {image_size}: stage {stage - 1} has {shape.side(stage - 1)} tokens a side, "
                                  "which patch merging cannot halve: give the size that the network was trained for")
+        if not heads[stage] or not hidden[stage]:
+            raise ReferenceModelError(f"state dict: stage {stage} has {heads[stage]} heads and {hidden[stage]} hidden channels")
         if side < window or side % window or (window < max(windows) and side != window):
             raise ReferenceModelError(f"image_size = {image_size}: windows of side {window} (bias table of stage {stage}) do "
                                       f"not fit its map of side {side}: give the size that the network was trained for")
         if shape.width(stage) % shape.heads[stage]:
             raise ReferenceModelError(f"state dict: {shape.heads[stage]} heads (bias table of stage {stage}) do not divide "
                                  f"its {shape.width(stage)} channels")
+    entries = table_entries(depths, [shape.side(stage) for stage in range(len(depths))], windows)
+    if entries > MOST_ENTRIES:
+        raise ReferenceModelError(f"image_size = {image_size}: windows of {windows} give tables of {entries} positions, "
+                                  f"more than {MOST_ENTRIES}: give the size that the network was trained for")
     return shape
 
 
