@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from model.config import FLOAT_ONLY, ConfigError, ModelConfig, described, read_model
+from model.table import shown
 from quantize.check import check
 from quantize.formats import BIAS_BITS, GAIN_BITS, THRESHOLD_BITS, WEIGHT_BITS
 from quantize.layers import Attention, Gather, Gemm, Ints, Layer, Network, NetworkError, NormFire, Requantise, Residual
@@ -154,7 +155,7 @@ def _decode(data: bytes) -> Network:
         if type(size) is not int or size < 0:
             raise ValueError(f"payload is {size!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"its header is broken ({error!r})" if whole else "its checksum does not match: the file is corrupted"
+        reason = f"its header is broken ({shown(error)})" if whole else "its checksum does not match: the file is corrupted"
         raise NetworkError(f"{reason}; rerun `make quantize`") from None
     if len(data) < start + size + _CHECKSUM:
         raise NetworkError(_truncated(len(data), start + size + _CHECKSUM, ""))
@@ -169,7 +170,7 @@ def _decode(data: bytes) -> Network:
     except NetworkError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise NetworkError(f"its header is broken ({repr(error)[:200]}); rerun `make quantize`") from None
+        raise NetworkError(f"its header is broken ({shown(error)}); rerun `make quantize`") from None
     check(network)
     return network
 

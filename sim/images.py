@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from model import datasets
 from model.config import Config
 
-
 LARGEST = 1 << 28
 """Bytes of an array: 87,000 pictures of 32x32, or 1,700 of 224x224 pixels."""
 
@@ -52,7 +51,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
         if dtype.hasobject or dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
             raise ValueError(f"{name} of shape {list(shape)} and {dtype} is not what its {info.file_size} bytes hold")
         raw = file.read()
-    return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(bytearray(raw), dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def load(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
