@@ -65,7 +65,7 @@ def read(file: BinaryIO) -> dict[Any, Any]:
     for key, value in found.items():
         if isinstance(value, _Array):
             if value.values is None:
-                raise UnpickleError(f"its array {str(key)[:40]!r} is not described: unpack it again")
+                raise UnpickleError(f"its array {str(key)[:40]} is not described: unpack it again")
             found[key] = value.values
     return found
 

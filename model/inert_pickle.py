@@ -276,7 +276,8 @@ def scalar_dict(*arguments: Any) -> dict[Any, Any]:
 
 def builtins() -> dict[tuple[str, str], object]:
     """Stand-ins for the builtin containers and numbers, under the module's names of Python 2 and 3."""
-    known: dict[str, object] = {"bytes": lambda: b"", "set": scalar_set(set), "frozenset": scalar_set(frozenset), "dict": scalar_dict,
+    known: dict[str, object] = {"bytes": lambda: b"", "dict": scalar_dict,
+                                "set": scalar_set(set), "frozenset": scalar_set(frozenset),
                                 "list": lambda *a: list(*a), "tuple": lambda *a: tuple(*a), "bool": lambda *a: bool(*a),
                                 "int": lambda *a: int(*a), "float": lambda *a: float(*a), "complex": lambda *a: complex(*a)}
     return {(module, name): stand for module in ("builtins", "__builtin__") for name, stand in known.items()}

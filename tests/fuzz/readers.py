@@ -259,10 +259,11 @@ def _png_sums(data: bytes) -> bytes:
 
 def _safetensors_length(data: bytes) -> bytes:
     """The header's length, where its JSON has another one now."""
-    end = data.find(b"}}", 8)
-    while end >= 0 and end + 2 < len(data) and data[end + 2:end + 3] in (b"}", b",", b'"', b" "):
-        end += 1
-    return data if end < 0 else struct.pack("<Q", end + 2 - 8) + data[8:]
+    try:
+        _, end = json.JSONDecoder().raw_decode(data[8:].decode("latin1"))
+    except (ValueError, RecursionError):
+        return data
+    return struct.pack("<Q", end) + data[8:]
 
 
 # -- readers -------------------------------------------------------------------------------------------------------------
@@ -395,3 +396,31 @@ READERS: dict[str, Reader] = {
     "manifest": Reader("manifest.json", _manifest, _manifests, ("firmware.__main__:board_machine",), text=True),
     "wire frames": Reader("frames", _wire, _frames, ("firmware.host.frames:feed",)),
 }
+
+
+BUILT, TOOL = "a product of the same build, read back", "what a tool of the build has just written"
+SOURCE = "this repository's own"
+OPENS = "opens no file: a port, or what one of READERS has read"
+OWN: dict[str, str] = {
+    "firmware.build:flat": BUILT, "firmware.host.cli:main": OPENS, "firmware.host.window:__init__": OPENS,
+    "hwgen.boards:bitstream": BUILT, "hwgen.emit:_recorded": BUILT, "hwgen.emit:design_digest": SOURCE, "hwgen.emit:emit": BUILT,
+    "hwgen.emit:hardware_sources": SOURCE, "hwgen.files:write_if_changed": "compares bytes only", "hwgen.multipliers:save": BUILT,
+    "hwgen.multipliers:saved": BUILT, "hwgen.netlist:improve": TOOL, "hwgen.pynq:generate": BUILT, "hwgen.pynq:utilisation": TOOL,
+    "hwgen.register_files:stale": SOURCE, "hwgen.synth:cells_of": TOOL, "hwgen.synth:routed_of": TOOL,
+    "hwgen.synth:run_step": BUILT, "hwgen.synth:run_tool": TOOL, "hwgen.synth:synthesise": BUILT, "hwgen.synth:utilisation": TOOL,
+    "hwgen.timeline:run_timeline": OPENS, "model.checkpoint:_header": BUILT,
+    "model.distill:load": "the sum of a checkpoint that was read before", "model.get_torch:allowed": SOURCE,
+    "model.get_torch:locked": SOURCE, "model.get_torch:plan": TOOL,
+    "model.image_sets:image": "Pillow decodes it, within its own limits", "model.precision:_cpu_flags": "the kernel's",
+    "model.train:_differences": OPENS, "model.train:_saved_precision": OPENS,
+    "quantize.__main__:_activity": "the committed sample", "quantize.__main__:_write": "compares texts only",
+    "quantize.network:save": "compares bytes only", "sim.bench:main": SOURCE, "sim.bench:synthesis": SOURCE,
+    "sim.bench_golden:golden_ratios": TOOL, "sim.bench_golden:main": "the committed sample", "sim.bench_page:write_page": SOURCE,
+    "sim.fast.harness:_failure": TOOL, "sim.fast.harness:build": BUILT, "sim.fast.harness:run": TOOL,
+    "sim.fast.verify_all:_key": SOURCE, "sim.fast.verify_all:_known": BUILT, "sim.job:load": BUILT,
+    "sim.post_synth:_as_verilog": BUILT, "sim.post_synth:spoiled": BUILT, "sim.post_synth:synthesised": BUILT,
+    "sim.runner:_build": TOOL, "sim.runner:_digest": BUILT, "sim.runner:_tail": TOOL, "sim.runner:build_program": BUILT,
+    "sim.tb.duts:bench": BUILT, "sim.tb.tb_protocol:work": BUILT, "sim.tb.tb_top:run_images": BUILT,
+    "sim.tb.tb_top_errors:_program": BUILT, "sim.tb.tb_top_errors:ready_machine": BUILT, "sim.uart:build": BUILT,
+}
+"""Other functions that read, and why no stranger's file reaches them."""

@@ -104,9 +104,9 @@ def _work(pipe: Connection, seed: int) -> None:
             if name not in seeds:
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_AS)[1]))
                 seeds[name] = readers.READERS[name].seeds()
-                for data in seeds[name]:  # imports what it needs, and shows that the whole files are read
+                for data in (*seeds[name], *seeds[name]):  # first it imports what it needs
                     kind, what = one(readers.READERS[name], data, place)
-                    if kind != "read":
+                    if kind not in ("read", "over_limit"):
                         pipe.send(("verdict", name, -1, "traceback", f"a whole file is {kind}: {what}"))
             limit = (_memory("VmSize") + MEGABYTES + 100) << 20
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
