@@ -29,7 +29,7 @@ RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if
 # `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
 SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
 
-.PHONY: help sim verify-all swin-t bench study synth bitstream program pynq post-synth events regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
+.PHONY: help sim verify-all swin-t bench study synth bitstream program pynq post-synth events regs firmware soc-sim test fuzz-files setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -113,6 +113,9 @@ quantize: $(TRAIN)  ## fold the trained network into integers: the network file
 
 rtl: $(CORE)  ## write Verilog, program and memory images to rtl/build/
 	$(PY) -m hwgen emit --config $(CONFIG) $(if $(SEED),--random-weights $(SEED))
+
+fuzz-files: $(TEST) $(TRAIN)  ## mutated files into every reader; goes on by running it again (ARGS="--count 100000 --record": docs/results/trust.json)
+	$(PY) tests/fuzz/run.py $(ARGS)
 
 golden: $(TEST)  ## check the golden model
 	$(PY) -m pytest tests/golden $(ARGS)

@@ -129,7 +129,7 @@ class Machine:
         return self.stack.pop()
 
     def _to_mark(self) -> list[Any]:
-        found = []
+        found: list[Any] = []
         while self.stack:
             entry = self.stack.pop()
             if isinstance(entry, _Mark):

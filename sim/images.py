@@ -5,6 +5,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def of(config: Config, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     return datasets.fitted(pictures, config.model.in_channels, config.model.image_size), labels
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """One array of an .npz; its shape is compared with its size before memory is taken. ValueError where they differ."""
     info = archive.getinfo(name)
     if info.file_size > LARGEST:

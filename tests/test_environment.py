@@ -17,7 +17,7 @@ LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- onl
 LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
 EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
 TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "bitstream", "program", "pynq", "post-synth", "events",
-           "test", "train", "quantize", "rtl", "golden", "report", "check", "clean", "distclean")
+           "test", "fuzz-files", "train", "quantize", "rtl", "golden", "report", "check", "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
