@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from model.config import AnyModel, Config, MaskingConfig, described, read_masking, read_model
 from model.factory import network
@@ -122,13 +123,20 @@ def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:
                  for name, tensor in model.state_dict().items()}, FORMAT, {**describe(model), **info})
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors of the meta device as they are where they would be filled at random: to pretend that takes torch 2 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
 def _compare(shape: AnyModel, masking: MaskingConfig, tensors: dict[str, Tensor]) -> None:
     """ValueError unless the network of `shape` has these tensors: told without taking memory for a network that a file of a few
     bytes describes."""
     blocks = sum(shape.depths)
     if blocks > len(tensors):
         raise ValueError(f"{blocks} blocks, but {len(tensors)} tensors")
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         wanted = {name: tensor.shape for name, tensor in network(shape, masking).state_dict().items()}
     for name in wanted.keys() | tensors.keys():
         found = None if name not in tensors else list(tensors[name].shape)
