@@ -123,11 +123,16 @@ def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:
                  for name, tensor in model.state_dict().items()}, FORMAT, {**describe(model), **info})
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves tensors of the meta device as they are where they would be filled at random: to pretend that takes torch 2 s."""
+class _WithoutWeights(TorchFunctionMode):
+    """Layers made inside have weights that are a shape only: on the meta device, and not filled.
+
+    (As `with torch.device("meta")`, but tables of positions, which are bounded, stay real: on meta they take torch 2 s.)
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+        if func is torch.Tensor.normal_:
+            return args[0]
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
 
 
 def _compare(shape: AnyModel, masking: MaskingConfig, tensors: dict[str, Tensor]) -> None:
@@ -136,7 +141,7 @@ def _compare(shape: AnyModel, masking: MaskingConfig, tensors: dict[str, Tensor]
     blocks = sum(shape.depths)
     if blocks > len(tensors):
         raise ValueError(f"{blocks} blocks, but {len(tensors)} tensors")
-    with torch.device("meta"), _Unfilled():
+    with _WithoutWeights():
         wanted = {name: tensor.shape for name, tensor in network(shape, masking).state_dict().items()}
     for name in wanted.keys() | tensors.keys():
         found = None if name not in tensors else list(tensors[name].shape)
