@@ -41,8 +41,8 @@ def of(config: Config, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """One array of an .npz; its shape is compared with its size before memory is taken. ValueError where they differ."""
     info = archive.getinfo(name)
-    if info.file_size > LARGEST:
-        raise ValueError(f"{name} has {info.file_size} bytes, more than {LARGEST}")
+    if max(info.file_size, info.compress_size) > LARGEST:
+        raise ValueError(f"{name} has {max(info.file_size, info.compress_size)} bytes, more than {LARGEST}")
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):

@@ -140,6 +140,17 @@ def test_a_small_checkpoint_of_a_large_network_takes_no_memory(tmp_path: Path) -
     assert kind == "refused" and "has shape" in what
 
 
+@pytest.mark.parametrize(("name", "member"), [("authors' checkpoint", b"/data.pkl"), ("npz", b"images.npy")])
+def test_sizes_of_an_archives_members_are_compared(name: str, member: bytes, tmp_path: Path) -> None:
+    """zipfile asks for as many bytes of memory as the directory at the end of the archive says that the member takes."""
+    reader = readers.READERS[name]
+    data = bytearray(reader.seeds()[0])
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(member))
+    data[entry + 20:entry + 24] = struct.pack("<I", (1 << 31) - 1)
+    kind, what = fuzz.one(reader, bytes(data), tmp_path)
+    assert kind == "refused" and "2147483647 bytes" in what, what
+
+
 def test_sections_that_overlap_are_refused(tmp_path: Path) -> None:
     reader = readers.READERS["packed network"]
     (data,) = reader.seeds()

@@ -190,6 +190,10 @@ class CheckpointFile:
         try:
             archive = self.archive = zipfile.ZipFile(self.path)
             found = [info for info in archive.infolist() if info.filename.split("/")[1:] == ["data.pkl"]]
+            wide = next((info for info in archive.infolist() if info.compress_size > self.size), None)
+            if wide is not None:  # zipfile takes its word, and as much memory
+                raise UnpickleError(f"{wide.filename[:60]!r} should take {wide.compress_size} bytes of a file of {self.size}: "
+                                    "copy it again")
             if len(found) != 1:
                 raise UnpickleError("a zip archive without data.pkl: not a checkpoint of torch.save; "
                                     "give the .pth file of the authors' code")
