@@ -98,6 +98,7 @@ SEEN: dict[str, tuple[str, object, str]] = {
                     "embedding must be 1 to"),
     "a seed of 70 bits": ("configuration",
                           HEADER + b"depths = [1, 1, 1]\n[train]\nseed = 1180591620717411303424\n", "must fit 64 bits"),
+    "a nest in a manifest": ("manifest", b"[" * 100_000, "not a build's manifest"),
     "a nest": ("configuration", b"x = " + b"[" * 5000, "nested too deeply"),
     "a number of 5,000 digits": ("configuration", b"x = " + b"9" * 5000, "not TOML"),
     "positions of large windows": ("configuration", HEADER.replace(b"= 4\nmlp", b"= 256\nmlp").replace(b"= 32\nin", b"= 2048\nin")
