@@ -96,17 +96,17 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({said or type(error).__name__})") from None
 
 
-def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
-    """The state of `optimiser` as tensors for `write`, named "optimiser.<parameter>.<name>"."""
-    return {f"optimiser.{index}.{name}": value for index, entry in optimiser.state_dict()["state"].items()
+def optimiser_tensors(optimiser: Optimizer, prefix: str = "optimiser") -> dict[str, Tensor]:
+    """The state of `optimiser` as tensors for `write`, named "<prefix>.<parameter>.<name>"."""
+    return {f"{prefix}.{index}.{name}": value for index, entry in optimiser.state_dict()["state"].items()
             for name, value in entry.items()}
 
 
-def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor], prefix: str = "optimiser") -> None:
     """Put back what `optimiser_tensors` gave; other names are left alone."""
     state = optimiser.state_dict()
     for key, value in tensors.items():
-        if key.startswith("optimiser."):
+        if key.startswith(f"{prefix}."):
             _, index, name = key.split(".")
             state["state"].setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(state)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model import resnet, vgg
-from model.conv_config import ConvConfig
+from model.conv_config import ConvConfig, ConvShape
 from model.errors import ConfigError as ConfigError
 from model.limits import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_ENTRIES, MOST_PIXELS, MOST_STAGES
 from model.table import read_table, shown, typed
@@ -76,6 +76,9 @@ class ModelConfig:
     in_bits: int = field(default=8, metadata={"doc": "bits of an input value: 8 for pixels, 1 to 8 for counts of events"})
     norm: str = field(default="batch", metadata={"doc": "kind of all norms but the last: batch, or layer (float modes only)"})
     final_norm: str = field(default="batch", metadata={"doc": "kind of the norm before the head: likewise"})
+    stem: tuple[tuple[int, int], ...] = field(default=(), metadata={
+        "doc": "3x3 convolutions in place of the patch embedding, as [channels, stride] each; strides multiply to patch, the "
+               "last has embedding channels"})
 
     def __post_init__(self) -> None:
         def need(good: bool, message: str) -> None:
@@ -97,6 +100,15 @@ class ModelConfig:
         need(self.window >= 2, f"window must be at least 2, not {self.window}")
         need(self.norm in NORMS, f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}")
         need(self.final_norm in NORMS, f"final_norm must be one of {', '.join(NORMS)}, not {self.final_norm!r}")
+        if self.stem:
+            need(all(1 <= channels <= MOST_CHANNELS and stride in (1, 2) for channels, stride in self.stem),
+                 f"stem: channels must be 1 to {MOST_CHANNELS} and strides 1 or 2, not {[list(entry) for entry in self.stem]}")
+            strides = math.prod(stride for _, stride in self.stem)
+            need(strides == self.patch,
+                 f"stem: its strides multiply to {strides}, but patch is {self.patch}: make them equal")
+            need(self.stem[-1][0] == self.embedding,
+                 f"stem: its last convolution has {self.stem[-1][0]} channels, but embedding is {self.embedding}: "
+                 "make them equal")
         need(self.mlp_ratio > 0, f"mlp_ratio must be positive, not {self.mlp_ratio}")
         for stage, count in enumerate(self.heads):
             width, side = self.width(stage), self.side(stage)
@@ -121,6 +133,17 @@ class ModelConfig:
     def planes(self) -> int:
         """b, the bit planes of a spike count: L = 2^b - 1."""
         return self.levels.bit_length()
+
+    def stem_plan(self) -> tuple[ConvShape, ...]:
+        """The convolutions of the stem in execution order; the last is the embedding. Empty where patches are embedded."""
+        found: list[ConvShape] = []
+        side, channels = self.image_size, self.in_channels
+        for index, (outputs, stride) in enumerate(self.stem):
+            last = index + 1 == len(self.stem)
+            found.append(ConvShape("embed" if last else f"stem{index}", side, channels, outputs, stride=stride,
+                                   residual="fresh" if last else ""))
+            side, channels = found[-1].out_side, outputs
+        return tuple(found)
 
     def side(self, stage: int) -> int:
         """Tokens along one side of the map in `stage`."""
@@ -148,7 +171,7 @@ KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
 """Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
 AnyModel = ModelConfig | ConvConfig
 """The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
-LATER = ("in_bits", "shortcut")
+LATER = ("in_bits", "shortcut", "stem")
 """Fields of a model that files written before them do not hold."""
 
 

@@ -37,6 +37,10 @@ def read_table(cls: type[T], table: str, raw: object) -> T:
     return cls(**{key: typed(table, key, value, hints[key]) for key, value in raw.items()})
 
 
+def _named(item: object) -> str:
+    return "lists" if typing.get_origin(item) is tuple else getattr(item, "__name__", str(item))
+
+
 def typed(table: str, key: str, value: object, kind: object) -> object:
     """`value` as `kind`: int, float, str, bool, or a tuple of one of them from a list (a tuple was typed by the caller).
 
@@ -45,9 +49,11 @@ def typed(table: str, key: str, value: object, kind: object) -> object:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, tuple):
             return value
-        item = typing.get_args(kind)[0]
-        if not isinstance(value, list):
-            raise ConfigError(f"[{table}] {key} must be a list of {item.__name__}, not {shown(value)}")
+        item, *others = typing.get_args(kind)
+        pair = others not in ([], [...])  # a tuple of a fixed length, such as (channels, stride)
+        what = f"{1 + len(others)} values" if pair else _named(item)
+        if not isinstance(value, list) or (pair and len(value) != 1 + len(others)):
+            raise ConfigError(f"[{table}] {key} must be a list of {what}, not {shown(value)}")
         if len(value) > LONGEST:
             raise ConfigError(f"[{table}] {key} has {len(value)} entries, more than {LONGEST}")
         return tuple(typed(table, key, entry, item) for entry in value)
