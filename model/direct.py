@@ -25,6 +25,7 @@ from model.neuron import LfsrMasks, StepwiseEngine
 from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
 from model.train import groups
+from model.training_data import parts
 
 STATE_FORMAT = "mst-direct-state"
 
@@ -86,14 +87,15 @@ class FineTuner:
                 raise ValueError(f"--{name} must be at least 1, not {value}")
         if not 0 < rate < 1:
             raise ValueError(f"--rate must be between 0 and 1, not {rate}")
-        count = len(data.labels) - config.train.holdout
+        train, _ = parts(config, data.labels)
+        count = len(train)
         if not batch <= images <= count:
             raise ValueError(f"--images must be {batch} (a batch) to {count} (the training images), not {images}")
         self.config, self.model, self.folder = config, model, folder
         self.steps, self.epochs, self.images, self.batch, self.rate, self.seed = steps, epochs, images, batch, rate, seed
-        pixels = fit(data.images[:count], config.model.in_channels, config.model.image_size)
+        pixels = fit(data.images[train], config.model.in_channels, config.model.image_size)
         mirrors = DATASETS[config.train.dataset].mirrors
-        self.augment, self.labels = Augment(pixels, config.train.crop_pad, mirrors), data.labels[:count]
+        self.augment, self.labels = Augment(pixels, config.train.crop_pad, mirrors), data.labels[train]
         self.optimiser = torch.optim.AdamW(groups(model, 0.0), lr=rate)
         self.epoch = 0
         self.log: list[dict[str, float]] = []

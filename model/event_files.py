@@ -58,10 +58,10 @@ def _checked(path: Path, t: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[
 
 
 def _unwrapped(stamps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """32-bit times without their overflow: a step back by more than half the range is one turn of the counter."""
-    turns = np.zeros(len(stamps), np.int64)
-    turns[1:] = np.diff(stamps) < -HALF
-    return stamps + (np.cumsum(turns) << 32)
+    """32-bit times without their overflow. A step is the one of the smallest size, -2^31 to 2^31 - 1 us, that leads from one
+    stamp to the next on the counter's circle, so a step just back over the overflow is one back, which `_checked` refuses."""
+    steps = (np.diff(stamps) + HALF) % (1 << 32) - HALF
+    return stamps[:1] + np.concatenate(([0], np.cumsum(steps)))
 
 
 def read_bin(path: Path, sensor: tuple[int, int]) -> Events:

@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from model import augment, checkpoint
 from model.config import Config, TrainConfig
-from model.data import Augment, Images, enlarged, fit, normalisation
-from model.datasets import DATASETS, enlargement
+from model.data import Images, enlarged
 from model.distill import Teacher, distillation
 from model.factory import build
 from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine, TrainEngine
@@ -30,16 +29,15 @@ from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
 from model.start import begin
 from model.tensorboard import EventFile
+from model.training_data import TrainingError, in_memory
+
+__all__ = ["Trainer", "TrainingError", "accuracy", "average", "groups", "rate_at"]
 
 CAST = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 STATE_NAMES = ("optimiser", "optimiser2")
 """Prefix of each optimiser's tensors in a state."""
-
-
-class TrainingError(ValueError):
-    """A run that cannot go on; the message is one line and says what to change."""
 
 
 class CalibrateEngine(Engine):
@@ -110,6 +108,7 @@ def _differences(before: str, now: str) -> str:
         found = []
         for text in (before, now):
             shape, settings, teacher = json.loads(text)
+            settings = {"split": "last"} | settings
             found.append({f"[{table}] {key}": value for table, entries in {**shape, "train": settings}.items()
                           for key, value in entries.items()} | {"the teacher's file": teacher})
     except (ValueError, AttributeError):
@@ -124,7 +123,7 @@ class Trainer:
 
     def __init__(self, config: Config, data: Images, folder: Path, compiled: bool = True, bfloat16: bool = True,
                  resume: bool = True, teacher: Teacher | None = None, device: str = "cpu") -> None:
-        """data: training images (uint8 [N, C, H, W]); the last `holdout` of them only measure accuracy.
+        """data: training images (uint8 [N, C, H, W]); the `holdout` that `[train] split` picks only measure accuracy.
 
         `bfloat16` off computes in float32 whatever the configuration says; with a `teacher` the loss is also its.
         """
@@ -137,20 +136,10 @@ class Trainer:
         self.world = World.now()
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
-        # What is only enlarged for the network is kept small: 50,000 images of 224x224 are 7 GB.
-        side = config.model.image_size // enlargement(data.images.shape[-1], config.model.image_size)
-        pixels = fit(data.images, config.model.in_channels, side)
-        train = len(pixels) - settings.holdout
-        if train < 1:
-            raise TrainingError(f"[train] holdout = {settings.holdout} leaves none of {len(pixels)} images to train on: lower it")
-        if pixels[:train].min() == pixels[:train].max():
-            raise TrainingError(f"every pixel of the training images is {int(pixels[0, 0, 0, 0])}: there is nothing to learn; "
-                                "of recordings, `python -m model data --config` shows what [events] fit leaves in the frames")
-        self.held = Images(pixels[train:].to(self.device), data.labels[train:].to(self.device))
-        self.augment = Augment(pixels[:train].to(self.device), settings.crop_pad, DATASETS[settings.dataset].mirrors)
-        self.labels = data.labels[:train].to(self.device)
+        found = in_memory(config, data, self.device)
+        self.held, self.augment, self.labels = found.held, found.augment, found.labels
         self.model = build(config)
-        mean, std = normalisation(settings.dataset, pixels[:train])
+        mean, std = found.statistics
         self.model.mean.copy_(torch.tensor(mean))
         self.model.std.copy_(torch.tensor(std))
         self.mean = build(config).requires_grad_(False).to(self.device)
@@ -161,7 +150,7 @@ class Trainer:
         self.log: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)  # before the first epoch, not behind it
         self.events = EventFile(folder)
-        first = self.model.normalise(enlarged(pixels[:settings.batch].to(self.device), config.model.image_size))
+        first = self.model.normalise(found.first)
         if resume:
             self.restore()
         else:
@@ -236,7 +225,8 @@ class Trainer:
 
     def identity(self) -> str:
         """What a state must share with the configuration to be resumed."""
-        defaults = {"start": "", "optimiser": "adamw"}  # states written before these keys were there can be resumed
+        # States written before these keys were there can be resumed.
+        defaults = {"start": "", "optimiser": "adamw", "split": "last"}
         settings = {key: value for key, value in dataclasses.asdict(self.settings).items()
                     if key not in defaults or value != defaults[key]}
         return json.dumps([checkpoint.describe(self.model), settings, self.teacher and self.teacher.digest], sort_keys=True)
@@ -244,7 +234,8 @@ class Trainer:
     def info(self) -> dict[str, object]:
         """Metadata of a network saved now."""
         start = "python" if self.world.size == 1 else f"torchrun --nproc-per-node={self.world.size}"
-        return {"dataset": self.settings.dataset, "epoch": self.epoch, "epochs": self.settings.epochs,
+        return {"dataset": self.settings.dataset, "split": self.settings.split,
+                "epoch": self.epoch, "epochs": self.settings.epochs,
                 "held_out_accuracy": self.log[-1]["held_out"] if self.log else None,
                 **({"teacher_sha256": self.teacher.digest} if self.teacher else {}),
                 "command": f"{start} -m model {'distill' if self.teacher else 'train'} --config configs/{self.config.name}.toml"}

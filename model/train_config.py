@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field
 
 from model.errors import ConfigError
+from model.holdout import SPLITS
 
 AUTO = "auto"
 """As `precision`: bfloat16 where the machine has arithmetic for it, else float32 (`model.precision`)."""
@@ -25,6 +26,9 @@ class TrainConfig:
     clip: float = field(default=5.0, metadata={"doc": "gradient norm clip"})
     average: float = field(default=0.998, metadata={"doc": "decay of the moving average of the weights"})
     holdout: int = field(default=2000, metadata={"doc": "training images kept aside to watch accuracy"})
+    split: str = field(default="stratified", metadata={
+        "doc": "which are kept aside: the last images of each class, in proportion ('stratified'), or the last of all ('last', "
+               "as networks were trained before)"})
     seed: int = field(default=1, metadata={"doc": "seed of initialisation, order and augmentation"})
     final_rate: float = field(default=0.01, metadata={"doc": "where the cosine ends, as a share of the peak rate"})
     epoch_images: int = field(default=0, metadata={"doc": "images of an epoch, drawn from all of them afresh (0: all)"})
@@ -70,6 +74,7 @@ class TrainConfig:
         for key in ("label_smoothing", "average", "drop_path"):
             need(0 <= getattr(self, key) < 1, key, "in [0, 1)")
         need(self.optimiser in OPTIMISERS, "optimiser", " or ".join(OPTIMISERS))
+        need(self.split in SPLITS, "split", " or ".join(SPLITS))
         need(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
         need(0 <= self.randaugment_ops <= 8, "randaugment_ops", "0 to 8")
         need(0 <= self.randaugment_magnitude <= 10, "randaugment_magnitude", "0 to 10")

@@ -70,6 +70,18 @@ def test_clocks_that_overflow(tmp_path: Path) -> None:
         assert found["t"].tolist() == [2**32 - 5, 2**32 + 3]
 
 
+@pytest.mark.parametrize("stamps, message", [
+    ([5, 2**32 - 8], "time -8 us after 5 us"),
+    ([2**32 - 1, 3, 2**32 - 2], f"time {2**32 - 2} us after {2**32 + 3} us"),
+])
+def test_times_that_fall_over_the_overflow_are_refused(tmp_path: Path, stamps: list[int], message: str) -> None:
+    """13 us back over the counter's end are not 71 minutes forward."""
+    events = [(t, 1, 1, 1) for t in stamps]
+    for name, write in (("r.dat", dat), ("r.aedat", aedat)):
+        with pytest.raises(DataError, match=f"{message}: events go back in time"):
+            read_events(written(tmp_path, name, write(events)), (128, 128))
+
+
 def test_external_events_of_a_dvs128_are_no_pixels(tmp_path: Path) -> None:
     data = aedat(MST[:1]) + struct.pack(">II", 0x8000, 11) + aedat(MST[2:3], header=b"")
     assert read_aedat2(written(tmp_path, "r.aedat", data))["t"].tolist() == [10, 70000]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from model import datasets
+from model import datasets, holdout
 from model.config import SITE_SETS, SITES, ConfigError
 from model.masking import SpikeMask, mask_rows
 from sim.studies import chart
@@ -102,11 +102,17 @@ def _uniform(held: Setting, limit: float) -> tuple[int, float] | None:
 
 
 def held_out(setting: Setting, count: int, data: Path | None) -> Setting:
-    """`setting` with the last `count` training images, which training set aside; ConfigError where it set aside fewer."""
+    """`setting` with `count` of the training images that training set aside, stratified where it did so; ConfigError where it
+    set aside fewer, or others than `[train] split` says."""
     train = setting.config.train
     if not 1 <= count <= train.holdout:
         raise ConfigError(f"--held-out must be 1 to {train.holdout} ([train] holdout), not {count}")
+    holdout.expect_rule(setting.checkpoint, train.split)
     pictures, labels = datasets.read_for(setting.config, True, data)
-    images = datasets.fitted(pictures[-count:], setting.config.model.in_channels, setting.config.model.image_size)
-    return dataclasses.replace(setting, images=images, labels=labels[-count:],
-                               source=f"the last {count} {train.dataset} training images, held out of training")
+    aside = holdout.split(labels, train.holdout, train.split)[1]
+    if count < train.holdout:
+        aside = aside[holdout.split(labels[aside], count, train.split)[1]]
+    images = datasets.fitted(pictures[aside], setting.config.model.in_channels, setting.config.model.image_size)
+    return dataclasses.replace(setting, images=images, labels=labels[aside],
+                               source=f"{count} {train.dataset} training images, held out of training ([train] split = "
+                                      f"{train.split!r})")
