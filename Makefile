@@ -31,7 +31,7 @@ quoted = '$(subst ','\'',$(1))'
 # Configurations of the targets that have another default: CONFIG counts where it was given.
 GIVEN_CONFIG = $(if $(filter-out file,$(origin CONFIG)),--config $(call quoted,$(CONFIG)))
 SYNTH_CONFIG = $(if $(filter file,$(origin CONFIG)),configs/cifar10-tiny-ecp5.toml,$(CONFIG))
-WITHOUT_CONFIG := swin-t program post-synth events regs firmware test golden check setup clean distclean
+WITHOUT_CONFIG := swin-t program post-synth events regs firmware test fuzz-files golden check setup clean distclean
 ifeq ($(origin CONFIG),command line)
 ifneq ($(filter $(WITHOUT_CONFIG),$(MAKECMDGOALS)),)
 $(error make $(firstword $(filter $(WITHOUT_CONFIG),$(MAKECMDGOALS))) takes no CONFIG: leave it out)
