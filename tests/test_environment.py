@@ -18,8 +18,8 @@ LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- onl
 LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
 EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
 TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "bitstream", "program", "pynq", "post-synth", "events",
-           "study", "regs", "firmware", "soc-sim", "test", "fuzz-files", "train", "distill", "quantize", "rtl", "golden", "report",
-           "check", "clean", "distclean")
+           "study", "regs", "firmware", "soc-sim", "test", "fuzz-files", "train", "distill", "quantize", "rtl", "golden",
+           "report", "check", "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
