@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from model import augment, checkpoint
 from model.config import Config, TrainConfig
-from model.data import Images, enlarged
+from model.data import Images, digest, enlarged
 from model.distill import Teacher, distillation
 from model.factory import build
 from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine, TrainEngine
@@ -137,6 +137,7 @@ class Trainer:
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
         found = in_memory(config, data, self.device)
+        self.data_digest = digest(data)
         self.held, self.augment, self.labels = found.held, found.augment, found.labels
         self.model = build(config)
         mean, std = found.statistics
@@ -205,6 +206,9 @@ class Trainer:
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration"
                                              f"{_differences(info['config'], self.identity())}: "
                                              "remove it, or train with --restart")
+        if info.get("data", self.data_digest) != self.data_digest:  # states of before say nothing of it
+            raise checkpoint.CheckpointError(f"{self.state_path}: its training images were others than those of "
+                                             f"{self.settings.dataset} now: give it the same (--data), or train with --restart")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.mean.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
         for number, optimiser in enumerate(self.optimisers):
@@ -219,7 +223,8 @@ class Trainer:
         tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
         for number, optimiser in enumerate(self.optimisers):
             tensors |= checkpoint.optimiser_tensors(optimiser, STATE_NAMES[number])
-        info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict()}
+        info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict(),
+                "data": self.data_digest}
         checkpoint.save(self.folder / "last.safetensors", self.mean, self.info())
         checkpoint.write(self.state_path, tensors, checkpoint.STATE_FORMAT, info)
 

@@ -67,6 +67,7 @@ class TrainConfig:
             need(getattr(self, key) >= 1, key, "at least 1")
         for key in ("warmup_epochs", "holdout", "epoch_images", "crop_pad", "weight_decay", "mixup", "cutmix", "seed"):
             need(getattr(self, key) >= 0, key, "at least 0")
+        need(self.seed < 2**32, "seed", "below 2^32")
         for key in ("rate", "clip", "temperature"):
             need(getattr(self, key) > 0, key, "positive")
         for key in ("final_rate", "mix_probability", "cutmix_share", "erasing", "distill_weight"):
