@@ -119,6 +119,8 @@ def test_from_a_checkpoint_to_integers(tmp_path: Path, capsys: pytest.CaptureFix
     assert model_main(["import", "best.pth", "-o", "mst.safetensors"]) == 0
     assert "its way there: python -m model adopt mst.safetensors" in capsys.readouterr().out
     adopt = ["adopt", "mst.safetensors", "--dataset", "cifar10", "-o", "own.toml"]
+    assert model_main([*adopt[:3], "cifar100", *adopt[4:]]) == 2, "a set of other classes than the network's"
+    assert "--dataset cifar100 has 100 classes, the network 10: name the data set" in capsys.readouterr().err
     assert model_main(adopt) == 0
     assert "own.toml: next, python -m model train --config own.toml" in capsys.readouterr().out
     table = tomllib.loads(Path("own.toml").read_text())

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from model import checkpoint
 from model.command_line import output_file
 from model.data import NORMALISATION, load
+from model.datasets import DATASETS
 from model.reference import adopt, files
 from model.reference.network import Reference
 from model.reference.shape import ReferenceModelError
@@ -39,6 +40,10 @@ def run_adopt(args: argparse.Namespace) -> None:
         raise ReferenceModelError(f"--dataset: unknown data set {args.dataset!r}; known: {', '.join(NORMALISATION)}")
     model = adopt.adopted(files.load(args.file), args.levels)
     mean, std = NORMALISATION[args.dataset]
+    count = DATASETS[args.dataset].class_count
+    if count and count != model.config.classes:
+        raise ReferenceModelError(f"--dataset {args.dataset} has {count} classes, the network {model.config.classes}: name "
+                                  "the data set that it was trained on (another head is not made)")
     if len(mean) != model.config.in_channels:
         raise ReferenceModelError(f"--dataset {args.dataset} has {len(mean)} channels, the network takes "
                                   f"{model.config.in_channels}")
