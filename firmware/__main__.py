@@ -40,7 +40,7 @@ def board_machine(manifest: Path) -> tuple[MachineConfig, int]:
         return MachineConfig(**found["machine"]), int(found["design_id"][:8], 16)
     except FileNotFoundError:
         raise PackedError(f"{manifest}: no such manifest: python -m hwgen emit writes it into the build folder") from None
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise PackedError(f"{manifest}: not a build's manifest ({str(error).splitlines()[0]}): give the manifest.json that "
                           "python -m hwgen emit wrote") from None
 

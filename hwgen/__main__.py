@@ -1,6 +1,7 @@
 """Command line: `python -m hwgen emit | synth | registers`. Errors are one line on stderr and exit code 2."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from hwgen.emit import Build, emit, emit_mmio
 from hwgen.files import claimed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.program import demands
-from hwgen.schedule import layer_table
+from hwgen.schedule import layer_table, rate_line
 from hwgen.shapes import memory_shapes
-from hwgen.synth import SynthError, add_arguments, report_text, synthesise
+from hwgen.synth import FREQUENCY_MHZ, SynthError, add_arguments, report_text, synthesise
 from hwgen.synth_devices import DEVICES
 from hwgen.traffic import traffic_line
 from model.command_line import command_line
@@ -25,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     synth = commands.add_parser("synth", help="emit, then synthesise, place and route: size and clock on an FPGA")
     add_arguments(synth)
     emitting.add_argument("--mmio", action="store_true", help="also mst_mmio.v: the machine behind a stream window")
+    emitting.add_argument("--clock", type=clock_mhz, default=FREQUENCY_MHZ, metavar="MHZ",
+                          help=f"clock at which the prediction is told as a time (default: {FREQUENCY_MHZ}, what synth aims at)")
     for command in (emitting, synth):
         network_arguments(command)
         _output_argument(command)
@@ -37,9 +40,21 @@ def _output_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, help="build folder (default: rtl/build/<config>)")
 
 
-def print_build(build: Build) -> None:
-    """What was compiled: per layer tiles, cycles, memory; then the machine's memories."""
+def clock_mhz(text: str) -> float:
+    """A clock in MHz, above 0; ArgumentTypeError."""
+    try:
+        clock = float(text)
+    except ValueError:
+        clock = math.nan
+    if not 0 < clock < math.inf:
+        raise argparse.ArgumentTypeError(f"--clock takes a number of MHz above 0, such as {FREQUENCY_MHZ}, not {text!r}")
+    return clock
+
+
+def print_build(build: Build, clock: float) -> None:
+    """What was compiled: per layer tiles, cycles, memory; the time of an image at `clock` MHz; then the machine's memories."""
     print(layer_table(build.program))
+    print(rate_line(build.program, clock))
     used, machine = demands(build.program), build.machine
     print("memories: " + ", ".join(f"{name} {used[name]} of {getattr(machine, name)}" for name in used))
     if machine.memory_bits:
@@ -78,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             report = synthesise(build, device, args.seeds, not args.no_route, args.jobs)
         print(report_text(report, device), end="")
     else:
-        print_build(build)
+        print_build(build, args.clock)
         if args.mmio:
             print(f"{emit_mmio(build)}: behind a stream window")
     return 0

@@ -85,7 +85,7 @@ BOARDS: Mapping[str, Board] = {board.name: board for board in (
 
 REPORT = """# {{ board.title }}: {{ report.network_name }}
 
-{{ report.what }}. Command: `make bitstream BOARD={{ board.name }}`.
+{{ report.what }}. Command: `make bitstream BOARD={{ board.name }}{{ " CONFIG=" + report.config if report.config }}`.
 
 | | |
 |---|---|
@@ -156,6 +156,7 @@ def bitstream(board: Board, network: Network, seeds: Sequence[int], config: Conf
     best = max(routed, key=lambda result: result.fmax_mhz)
     met = best.fmax_mhz >= board.clock_hz / 1e6
     report = _report(board, name, build, folder, routed, best, versions, seconds)
+    report["config"] = "" if config.file in (None, board.config) else str(config.file)
     target = folder / f"{board.name}{board.suffix}"
     target.unlink(missing_ok=True)  # of another network, or of a clock that was met
     if met:

@@ -143,12 +143,17 @@ def unpack(data: bytes) -> Packed:
         raise PackedError(f"has {len(data)} bytes, its header says {header['size']}: it is cut short or was added to")
     if header["crc"] != zlib.crc32(data[16:]):
         raise PackedError("has another CRC than its header says: it was damaged, pack it again")
-    sections = {}
+    sections: dict[int, bytes] = {}
+    end = fixed + 4 * len(SECTION) * header["sections"]
     for index in range(header["sections"]):
         if fixed + 4 * len(SECTION) * (index + 1) > len(data):
             raise PackedError(f"names {header['sections']} sections, more than fit its {len(data)} bytes: pack it again")
         target, offset, size = struct.unpack_from("<3I", data, fixed + 4 * len(SECTION) * index)
         if offset % 4 or size % 4 or offset + size > len(data):
             raise PackedError(f"section {index} lies at {offset} with {size} bytes, outside the file of {len(data)}")
+        if offset != end or target in sections:  # as `pack` writes them; so no byte is taken twice
+            raise PackedError(f"section {index} (target {target:#x}) lies at {offset}, not at {end}, or is there twice: "
+                              "pack it again")
+        end += size
         sections[target] = data[offset:offset + size]
     return Packed(header, sections)

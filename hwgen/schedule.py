@@ -5,6 +5,7 @@ they add up to the image's. RTL measures the same points; the top bench asserts 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,11 +47,7 @@ def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory:
     Exact where all is on chip; with external memory (`memory`: how fast it is) transfers are a model (`hwgen.timeline`).
     """
     costs = step_costs(program, values, initial=initial, last_step=last_step)
-    if program.machine.memory_bits:
-        starts, stalls = run_timeline(program, [cost.cycles for cost in costs], memory or MemoryTiming())
-    else:
-        starts = [FETCH_CYCLES + sum(cost.cycles for cost in costs[:index]) for index in range(len(costs) + 1)]
-        stalls = [0] * (len(costs) + 1)
+    starts, stalls = _starts(program, [cost.cycles for cost in costs], memory)
     out: dict[str, LayerCycles] = {}
     for index, (step, cost) in enumerate(zip(program.steps, costs, strict=False)):
         cycles = starts[index + 1] - (starts[index] if index else 0)
@@ -58,6 +55,13 @@ def predict(program: Program, values: Mapping[str, NDArray[np.integer]], memory:
         out[step.layer] = LayerCycles(step.layer, before.cycles + cycles, before.events + cost.events, before.bound + cost.bound,
                                       before.stalls + stalls[index + 1] + (stalls[0] if index == 0 else 0))
     return list(out.values())
+
+
+def _starts(program: Program, cycles: list[int], memory: MemoryTiming | None) -> tuple[list[int], list[int]]:
+    """(dispatch cycle of each descriptor and of END, stalls of each) where each but END takes `cycles` to the next one's."""
+    if program.machine.memory_bits:
+        return run_timeline(program, cycles, memory or MemoryTiming())
+    return list(itertools.accumulate(cycles, initial=FETCH_CYCLES)), [0] * (len(cycles) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,45 +141,52 @@ def _bound(counts: NDArray[np.int64], rows_per_cycle: int) -> int:
 def layer_table(program: Program) -> str:
     """Per layer: tiles, predicted cycles, memory, as text.
 
-    Cycles depend on the spikes of an image: the table gives the least (no spike at all) and the most (every bit plane full),
-    and, when the network file records its activity (`notes["activity"]`: layer -> events per input channel), the cycles at
-    that activity.
+    Cycles of a layer with weights depend on the spikes of an image: the table gives the least (no spike at all) and the most
+    (every bit plane full), and, when the network file records its activity (`notes["activity"]`: layer -> events per input
+    channel), the cycles at that activity. The image's transfer and attention take the same cycles for every image.
     """
     rates = _activity(program)
     lines = [f"{'layer':<14}{'tiles':>6}{'weight rows':>13}{'spike words':>13}{'least':>10}{'predicted':>11}{'most':>10}"]
-    totals = [0, 0, 0]
-    rows = _weight_rows(program)
+    rows, unknown = _weight_rows(program), unrecorded(program)
+    least, likely, most = (_layer_cycles(program, at) for at in ({}, rates, dict.fromkeys(program.layers, 1e9)))
     for name in program.layers:
         steps = [step for step in program.steps if step.layer == name]
-        rate = rates.get(name)
-        cells = [
-            _at_rate(program, steps, 0.0),
-            None if rate is None else _at_rate(program, steps, rate),
-            _at_rate(program, steps, 1e9),
-        ]
-        for index, cell in enumerate(cells):
-            totals[index] += cell or 0
         size = program.buffers[name].size if name in program.buffers else 0
-        shown = "".join(f"{'-' if cell is None else cell:>{width}}" for cell, width in zip(cells, (10, 11, 10), strict=True))
-        lines.append(f"{name:<14}{len(steps):>6}{rows.get(name, 0):>13}{size:>13}{shown}")
-    lines.append(
-        f"{'total':<14}{len(program.steps):>6}{sum(rows.values()):>13}{'':>13}{totals[0]:>10}"
-        f"{totals[1] or '-':>11}{totals[2]:>10}"
-    )
+        lines.append(f"{name:<14}{len(steps):>6}{rows.get(name, 0):>13}{size:>13}{least[name]:>10}"
+                     f"{'-' if name in unknown else likely[name]:>11}{most[name]:>10}")
+    total = predicted_cycles(program)
+    lines.append(f"{'total':<14}{len(program.steps):>6}{sum(rows.values()):>13}{'':>13}{sum(least.values()):>10}"
+                 f"{'-' if total is None else total:>11}{sum(most.values()):>10}")
     if program.machine.stepwise:
         lines.append("cycles are of one time step, whose spikes no file records: `make sim` predicts each one exactly")
-    elif not rates:
-        lines.append("predicted: the network file records no activity; `make sim` predicts each image exactly")
+    elif unknown:
+        lines.append("predicted: the network file records no activity" + (f" of {', '.join(unknown)}" if rates else "")
+                     + "; `make sim` predicts each image exactly")
     return "\n".join(lines)
 
 
+def rate_line(program: Program, clock_mhz: float) -> str:
+    """What the total of `layer_table` is in milliseconds and images a second at a clock of `clock_mhz`, as one line."""
+    cycles, unit = predicted_cycles(program), "time step" if program.machine.stepwise else "image"
+    memory = f", external memory of {MemoryTiming().latency} cycles latency" if program.machine.memory_bits else ""
+    if cycles is not None:
+        return (f"predicted: {cycles} cycles/image, {cycles / clock_mhz / 1e3:.3f} ms, {clock_mhz * 1e6 / cycles:.1f} images/s "
+                f"at {clock_mhz:g} MHz{memory}")
+    least, most = (sum(_layer_cycles(program, at).values()) for at in ({}, dict.fromkeys(program.layers, 1e9)))
+    return (f"{least} to {most} cycles/{unit}, {least / clock_mhz / 1e3:.3f} to {most / clock_mhz / 1e3:.3f} ms "
+            f"at {clock_mhz:g} MHz{memory}")
+
+
 def predicted_cycles(program: Program) -> int | None:
-    """Cycles of an image at the activity that the network file records; None when it records none (see `layer_table`)."""
+    """Cycles of an image at the activity that the network file records; None when that of a layer is not recorded."""
+    return None if unrecorded(program) else sum(_layer_cycles(program, _activity(program)).values())
+
+
+def unrecorded(program: Program) -> list[str]:
+    """Layers whose cycles depend on spikes of which the network file records nothing."""
     rates = _activity(program)
-    if not rates:
-        return None
-    return sum(_at_rate(program, [step for step in program.steps if step.layer == name], rates.get(name, 0.0))
-               for name in program.layers)
+    return [name for name in program.layers if name not in rates
+            and any(step.layer == name and step.kind == Kind.GEMM for step in program.steps)]
 
 
 def _activity(program: Program) -> Mapping[str, float]:
@@ -193,16 +204,22 @@ def _weight_rows(program: Program) -> dict[str, int]:
     return out
 
 
-def _at_rate(program: Program, steps: list[Step], events_per_channel: float) -> int:
-    """Cycles of a layer whose every input channel has `events_per_channel` events, spread evenly over its planes."""
-    total = 0
-    for step in steps:
-        if step.kind != Kind.GEMM:
-            total += paced(fixed_cycles(program, step)) + (FETCH_CYCLES if step.kind == Kind.IMAGE else 0)
-            continue
-        f = step.fields
-        planes = input_planes(f, program.machine)
-        lanes = min(f["row_word_step"], program.machine.lanes)
-        count = min(lanes, round(lanes * events_per_channel / planes))
-        total += dispatched(step, gemm_cycles(f, program.machine, count * inside(f)[:, None].repeat(planes, axis=1)).cycles)
-    return total
+def _layer_cycles(program: Program, rates: Mapping[str, float]) -> dict[str, int]:
+    """Cycles of each layer where every input channel of layer `name` has `rates[name]` events (0 where none is given)."""
+    steps = [step for step in program.steps if step.kind != Kind.END]
+    starts, _ = _starts(program, [_at_rate(program, step, rates.get(step.layer, 0.0)) for step in steps], None)
+    out = dict.fromkeys(program.layers, 0)
+    for index, step in enumerate(steps):
+        out[step.layer] += starts[index + 1] - (starts[index] if index else 0)
+    return out
+
+
+def _at_rate(program: Program, step: Step, events_per_channel: float) -> int:
+    """Cycles of a descriptor, to the next one's dispatch; events are spread evenly over the planes of each input channel."""
+    if step.kind != Kind.GEMM:
+        return paced(fixed_cycles(program, step))
+    f = step.fields
+    planes = input_planes(f, program.machine)
+    lanes = min(f["row_word_step"], program.machine.lanes)
+    count = min(lanes, round(lanes * events_per_channel / planes))
+    return dispatched(step, gemm_cycles(f, program.machine, count * inside(f)[:, None].repeat(planes, axis=1)).cycles)

@@ -50,10 +50,14 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     showing.add_argument("--dataset", help="cifar10, cifar100, fashion_mnist or imagenet: its test images, "
                                            "resized to the network's size")
     showing.add_argument("--data", help="folder that holds the data sets (default: $MST_DATA, or data)")
-    showing.add_argument("--images", type=int, default=100, help="test images from the first on (default: 100)")
+    showing.add_argument("--images", type=int, default=100,
+                         help="test images, the first ones; of ImageNet evenly spread ones (default: 100)")
     showing.add_argument("--batch", type=int, default=10, help="images at a time (default: 10)")
     showing.add_argument("--steps", default="4,16,64", help="time steps at which stepwise is read out (default: 4,16,64)")
-    showing.add_argument("--mask-ratio", type=float, default=0.0, help="share of q, k and score spikes masked (default: 0)")
+    showing.add_argument("--mask-ratio", type=float, help="share of q, k and score spikes masked (default: what the "
+                                                          "checkpoint was trained with, as its configuration says, else 0)")
+    showing.add_argument("--always-draw", action="store_true",
+                         help="draw masks at ratio 0 too, as the published code does: it loses one spike in 2^24")
     showing.add_argument("--seed", type=int, default=0, help="seed of the masks (default: 0)")
     showing.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     going_on = commands.add_parser("adopt", help="an imported network as one of ours: weights, and a configuration to train on "

@@ -114,13 +114,10 @@ class WindowAttention(nn.Module):
         batch, tokens, channels = y.shape
         area = self.window**2
         y = partition(y, self.side, self.window, self.shift).reshape(-1, channels)
-        qkv = self.qkv(y)
-        if self.qkv_norm is not None:
-            qkv = self.qkv_norm(qkv)
+        qkv = engine.normed(self.qkv_norm, (self.q_act, self.k_act, self.v_act), self.qkv(y))
         q, k, v = qkv.view(-1, area, 3, self.heads, self.head_size).permute(2, 0, 3, 1, 4).unbind(0)
-        q = engine.mask(self.q_act.name, engine.fire(self.q_act, q), tokens, self.to_heads)
-        k = engine.mask(self.k_act.name, engine.fire(self.k_act, k), tokens, self.to_heads)
-        v = engine.fire(self.v_act, v)
+        q = engine.mask(self.q_act.name, q, tokens, self.to_heads)
+        k = engine.mask(self.k_act.name, k, tokens, self.to_heads)
         a = engine.fire(self.score_act, (q @ k.transpose(-2, -1)) * self.head_size**-0.5)
         a = engine.mask(self.score_act.name, a, tokens * self.heads)
         a = a + self.score_bias()
@@ -128,7 +125,4 @@ class WindowAttention(nn.Module):
             a = (a.view(batch, -1, self.heads, area, area) + self.region[:, None]).view(-1, self.heads, area, area)
         o = engine.fire(self.out_act, torch.softmax(a, -1) @ v)
         y = self.proj(o.transpose(1, 2).reshape(-1, channels))
-        if self.proj_norm is not None:
-            y = self.proj_norm(y)
-        y = engine.fire(self.proj_act, y)
-        return self.from_windows(y)
+        return self.from_windows(engine.normed(self.proj_norm, (self.proj_act,), y))

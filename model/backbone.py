@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from model.config import MaskingConfig
 from model.conv_config import ConvConfig, ConvShape
-from model.neuron import Engine, RecordingEngine
+from model.neuron import Engine, RecordingEngine, TrainEngine
 from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
 
@@ -19,6 +19,14 @@ from model.spiking import SpikingNetwork
 def _as_map(shape: torch.Size, keep: Tensor) -> Tensor:
     """A mask [B, tokens, C] as a map of `shape` [B, C, H, W]."""
     return keep.transpose(1, 2).reshape(shape)
+
+
+def _fired(norm: nn.Module, act: QCFS, x: Tensor, engine: Engine) -> Tensor:
+    """Output of `act` for `norm` of a map x [B, C, H, W]; in training in channels-last order, as rows of channels."""
+    if not isinstance(engine, TrainEngine) or isinstance(norm, nn.Identity):
+        return engine.fire(act, norm(x))
+    y = x.permute(0, 2, 3, 1)
+    return engine.normed(norm, (act,), y.flatten(0, 2)).view(y.shape).permute(0, 3, 1, 2)
 
 
 class Subsample(nn.Module):
@@ -40,7 +48,8 @@ class Subsample(nn.Module):
 class ConvLayer(nn.Module):
     """Average pooling, convolution, BatchNorm and neuron; with a residual also the BatchNorm and neuron on the stream."""
 
-    def __init__(self, shape: ConvShape, levels: int) -> None:
+    def __init__(self, shape: ConvShape, levels: int, stream: bool = True) -> None:
+        """`stream`: whether a layer with a residual has the norm and neuron on the stream (a stem leaves them to its network)."""
         super().__init__()
         self.shape = shape
         self.conv = Subsample(shape.channels, shape.outputs, shape.stride) if shape.fixed else \
@@ -48,18 +57,22 @@ class ConvLayer(nn.Module):
         self.norm = nn.Identity() if shape.fixed else nn.BatchNorm2d(shape.outputs)
         self.act = QCFS(levels)
         self.act.name = shape.name
-        if shape.residual and shape.hands_on:
+        if stream and shape.residual and shape.hands_on:
             self.stream_norm = nn.BatchNorm2d(shape.outputs)
             self.stream_act = QCFS(levels)
             self.stream_act.name = f"{shape.name}.act"
 
-    def forward(self, x: Tensor, black: Tensor | None) -> Tensor:
-        """Charge [B, out, H', W'] of the neurons for a map [B, C, H, W]; `black` [C, 1, 1]: what stands outside (default 0)."""
+    def fired(self, x: Tensor, black: Tensor | None, engine: Engine) -> Tensor:
+        """Output [B, out, H', W'] of the neurons for a map [B, C, H, W] and `black` as in `sums`."""
+        return _fired(self.norm, self.act, self.sums(x, black), engine)
+
+    def sums(self, x: Tensor, black: Tensor | None) -> Tensor:
+        """Sums [B, out, H', W'] of the convolution for a map [B, C, H, W]; `black` [C, 1, 1]: what stands outside (default 0)."""
         edge = (self.shape.padding,) * 4
         if self.shape.pool > 1:
             x = functional.avg_pool2d(x, self.shape.pool)
         x = functional.pad(x, edge) if black is None else functional.pad(x - black, edge) + black
-        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+        return self.conv(x)  # type: ignore[no-any-return]
 
 
 class Backbone(SpikingNetwork):
@@ -76,18 +89,18 @@ class Backbone(SpikingNetwork):
 
     def run(self, images: Tensor, engine: Engine) -> Tensor:
         """See SpikingNetwork.run."""
-        x, stream = images, images
+        x = stream = images.contiguous(memory_format=torch.channels_last)
         # Outside of the image all pixels are 0, before normalisation: what the integers see there.
         black: Tensor | None = (-self.mean / self.std)[:, None, None]
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, ConvLayer)
-            fired = engine.fire(layer.act, layer(x, black))
+            fired = layer.fired(x, black, engine)
             if layer.shape.residual:
                 stream = fired if layer.shape.residual == "fresh" else stream + fired
             if not layer.shape.hands_on:
                 continue
-            x = engine.fire(layer.stream_act, layer.stream_norm(stream)) if layer.shape.residual else fired
+            x = _fired(layer.stream_norm, layer.stream_act, stream, engine) if layer.shape.residual else fired
             if index < last:
                 x = engine.mask(layer.shape.name, x, layer.shape.tokens, partial(_as_map, x.shape))
             black = None

@@ -11,12 +11,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
-from model.config import AnyModel, Config, described, read_masking, read_model
+from model.config import AnyModel, Config, MaskingConfig, described, read_masking, read_model
 from model.factory import network
 from model.spiking import SpikingNetwork
 
@@ -84,24 +86,27 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
                 raise CheckpointError(
                     f"{path}: version {metadata.get('version')!r}, this code reads {VERSION}: train again")
             info = json.loads(metadata["info"])
+            if not isinstance(info, dict):
+                raise ValueError(f"info is a {type(info).__name__}")
             return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, KeyError, ValueError, struct.error) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError, struct.error) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({said or type(error).__name__})") from None
 
 
-def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
-    """The state of `optimiser` as tensors for `write`, named "optimiser.<parameter>.<name>"."""
-    return {f"optimiser.{index}.{name}": value for index, entry in optimiser.state_dict()["state"].items()
+def optimiser_tensors(optimiser: Optimizer, prefix: str = "optimiser") -> dict[str, Tensor]:
+    """The state of `optimiser` as tensors for `write`, named "<prefix>.<parameter>.<name>"."""
+    return {f"{prefix}.{index}.{name}": value for index, entry in optimiser.state_dict()["state"].items()
             for name, value in entry.items()}
 
 
-def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor], prefix: str = "optimiser") -> None:
     """Put back what `optimiser_tensors` gave; other names are left alone."""
     state = optimiser.state_dict()
     for key, value in tensors.items():
-        if key.startswith("optimiser."):
+        if key.startswith(f"{prefix}."):
             _, index, name = key.split(".")
             state["state"].setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(state)
@@ -118,14 +123,42 @@ def save(path: str | Path, model: SpikingNetwork, info: dict[str, Any]) -> None:
                  for name, tensor in model.state_dict().items()}, FORMAT, {**describe(model), **info})
 
 
+class _WithoutWeights(TorchFunctionMode):
+    """Layers made inside have weights that are a shape only: on the meta device, and not filled.
+
+    (As `with torch.device("meta")`, but tables of positions, which are bounded, stay real: on meta they take torch 2 s.)
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.normal_:
+            return args[0]
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
+
+
+def _compare(shape: AnyModel, masking: MaskingConfig, tensors: dict[str, Tensor]) -> None:
+    """ValueError unless the network of `shape` has these tensors: told without taking memory for a network that a file of a few
+    bytes describes."""
+    blocks = sum(shape.depths)
+    if blocks > len(tensors):
+        raise ValueError(f"{blocks} blocks, but {len(tensors)} tensors")
+    with _WithoutWeights():
+        wanted = {name: tensor.shape for name, tensor in network(shape, masking).state_dict().items()}
+    for name in wanted.keys() | tensors.keys():
+        found = None if name not in tensors else list(tensors[name].shape)
+        needed = None if name not in wanted else list(wanted[name])
+        if found != needed:
+            raise ValueError(f"{name} has shape {found}, the network needs {needed}")
+
+
 def load(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
     """Network (evaluation mode, float32) and info of a checkpoint; CheckpointError where it cannot be used."""
     tensors, info = read(path, FORMAT)
     try:
-        model = network(read_model(info["model"]),
-                        read_masking(info["masking"]))
+        shape, masking = read_model(info["model"]), read_masking(info["masking"])
+        _compare(shape, masking, tensors)
+        model = network(shape, masking)
         model.load_state_dict(tensors)
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (ValueError, KeyError, RuntimeError, TypeError, ArithmeticError) as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: does not hold the network it describes: {text[:200]}") from None
     return model.eval(), info

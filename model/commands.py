@@ -1,6 +1,7 @@
 """What the commands of `python -m model` do; bad arguments raise a ValueError of one line."""
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -44,17 +45,44 @@ def device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
+WRITTEN = "written.sha256"
+"""In a run's folder: the digest of the network file that the run has written last, so that it may write it again."""
+
+
+def own_output(config: Config, folder: Path) -> Path:
+    """Where the run in `folder` writes its network: beside the configuration, but for a network that another run trained.
+
+    That one is not overwritten: then it is a file of the run's own folder.
+    """
+    output = checkpoint.of(config)
+    if not output.exists() or _digest(output) in (_recorded(folder), _digest(folder / "last.safetensors")):
+        return output
+    print(f"{output} is of another run and stays; the network goes to {folder / output.name} (--output {output} overwrites it)")
+    return folder / output.name
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _recorded(folder: Path) -> str:
+    return (folder / WRITTEN).read_text(encoding="ascii") if (folder / WRITTEN).is_file() else ""
+
+
 def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path | None) -> bool:
     """One phase: train `config`, with the `teacher` if any, into `output`; False where it stopped before the last epoch."""
     learnt_from = None if teacher is None else Teacher.load(teacher, config.model)
     folder = Path(args.runs) / config.name
     trainer = Trainer(config, load_for(config, True, args.data), folder, compiled=not args.no_compile,
                       bfloat16=not args.float32, resume=not args.restart, teacher=learnt_from, device=device())
+    if trainer.rank == 0:
+        print(f"{config.name}: {trainer.precision_note}")
     trainer.run(args.stop_after)
     done = trainer.epoch == config.train.epochs
     if trainer.rank == 0 and trainer.epoch:
         partial = output.with_name(output.name + ".part")
         shutil.copyfile(folder / "last.safetensors", partial)
+        (folder / WRITTEN).write_text(_digest(partial), encoding="ascii")
         os.replace(partial, output)
         print(f"{output}: {trainer.epoch} epochs" + ("" if done else f" of {config.train.epochs}: run it again to go on"))
     return done
@@ -65,7 +93,7 @@ def train(args: argparse.Namespace) -> None:
     config = configuration.load(args.config)
     if not args.output:
         checkpoint.expect_own(config, args.command)
-    output = output_file(Path(args.output or checkpoint.of(config)))
+    output = output_file(Path(args.output) if args.output else own_output(config, Path(args.runs) / config.name))
     set_threads(args.threads)
     if args.stop_after is not None and args.stop_after < 1:
         raise ValueError(f"--stop-after must be at least 1, not {args.stop_after}")

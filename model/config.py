@@ -6,14 +6,15 @@ read by the same `model.table`. No torch import: every folder reads configuratio
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model import resnet, vgg
-from model.conv_config import ConvConfig
+from model.conv_config import ConvConfig, ConvShape
 from model.errors import ConfigError as ConfigError
-from model.table import read_table, typed
+from model.limits import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_ENTRIES, MOST_PIXELS, MOST_STAGES
+from model.table import read_table, shown, typed
 from model.train_config import PRETRAIN as PRETRAIN
 from model.train_config import TrainConfig as TrainConfig
 
@@ -24,10 +25,36 @@ CONV_SITE = "conv"
 """In a VGG or ResNet: the input counts of every convolution but the first."""
 SITE_SETS = {"none": (), "published-code": ("q", "k", "scores"), "paper": SITES, CONV_SITE: (CONV_SITE,)}
 
+LARGEST_FILE = 1 << 20
+"""Bytes of a configuration file."""
 NORMS = ("batch", "layer")
 """Norms of the network. Only BatchNorm, affine in evaluation, has an integer form."""
 FLOAT_ONLY = ("norm", "final_norm")
 """Keys of [model] that a network file leaves out: in integers both say batch."""
+
+
+def table_entries(depths: Sequence[int], sides: Sequence[int], windows: Sequence[int]) -> int:
+    """Entries of the position tables and region masks of all blocks: w^4 and, where windows are shifted, side^2 w^2 each."""
+    return sum(depth * window**4 + depth // 2 * (side * window)**2 * (side > window)
+               for depth, side, window in zip(depths, sides, windows, strict=True))
+
+
+def bounded(model: "AnyModel", *channels: int) -> None:
+    """ConfigError where a number of `model` (`channels`: of its first stage) is so large that reading it would be work."""
+    last = max(len(model.depths) - 1, 0)
+
+    def need(good: bool, message: str) -> None:
+        if not good:
+            raise ConfigError(f"[model] {message}")
+
+    need(len(model.depths) <= MOST_STAGES, f"depths has {len(model.depths)} stages, more than {MOST_STAGES}")
+    need(sum(model.depths) <= MOST_BLOCKS, f"depths must be at most {MOST_BLOCKS} blocks, not {sum(model.depths)}")
+    need(model.image_size <= MOST_PIXELS, f"image_size must be at most {MOST_PIXELS}, not {model.image_size}")
+    need(model.in_channels <= MOST_CHANNELS, f"in_channels must be at most {MOST_CHANNELS}, not {model.in_channels}")
+    need(model.classes <= MOST_CLASSES, f"classes must be at most {MOST_CLASSES}, not {model.classes}")
+    for count in channels:
+        need(1 <= count <= MOST_CHANNELS >> last,
+             f"embedding must be 1 to {MOST_CHANNELS >> last} channels, which double in each of {last + 1} stages, not {count}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +76,16 @@ class ModelConfig:
     in_bits: int = field(default=8, metadata={"doc": "bits of an input value: 8 for pixels, 1 to 8 for counts of events"})
     norm: str = field(default="batch", metadata={"doc": "kind of all norms but the last: batch, or layer (float modes only)"})
     final_norm: str = field(default="batch", metadata={"doc": "kind of the norm before the head: likewise"})
+    stem: tuple[tuple[int, int], ...] = field(default=(), metadata={
+        "doc": "3x3 convolutions in place of the patch embedding, as [channels, stride] each; strides multiply to patch, the "
+               "last has embedding channels"})
 
     def __post_init__(self) -> None:
         def need(good: bool, message: str) -> None:
             if not good:
                 raise ConfigError(f"[model] {message}")
 
+        bounded(self, self.embedding)
         need(self.in_channels >= 1, f"in_channels must be at least 1, not {self.in_channels}")
         need(1 <= self.in_bits <= 8, f"in_bits must be 1 to 8, not {self.in_bits}")
         need(self.classes >= 2, f"classes must be at least 2, not {self.classes}")
@@ -65,9 +96,19 @@ class ModelConfig:
         need(len(self.heads) == len(self.depths),
              f"heads has {len(self.heads)} stages and depths {len(self.depths)}: give one number per stage")
         need(self.levels in (1, 3, 7, 15), f"levels must be 2^b - 1 (1, 3, 7 or 15), not {self.levels}")
+        need(self.patch <= self.image_size, f"patch must be at most image_size, not {self.patch}")
         need(self.window >= 2, f"window must be at least 2, not {self.window}")
         need(self.norm in NORMS, f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}")
         need(self.final_norm in NORMS, f"final_norm must be one of {', '.join(NORMS)}, not {self.final_norm!r}")
+        if self.stem:
+            need(all(1 <= channels <= MOST_CHANNELS and stride in (1, 2) for channels, stride in self.stem),
+                 f"stem: channels must be 1 to {MOST_CHANNELS} and strides 1 or 2, not {[list(entry) for entry in self.stem]}")
+            strides = math.prod(stride for _, stride in self.stem)
+            need(strides == self.patch,
+                 f"stem: its strides multiply to {strides}, but patch is {self.patch}: make them equal")
+            need(self.stem[-1][0] == self.embedding,
+                 f"stem: its last convolution has {self.stem[-1][0]} channels, but embedding is {self.embedding}: "
+                 "make them equal")
         need(self.mlp_ratio > 0, f"mlp_ratio must be positive, not {self.mlp_ratio}")
         for stage, count in enumerate(self.heads):
             width, side = self.width(stage), self.side(stage)
@@ -80,11 +121,29 @@ class ModelConfig:
                  f"window {self.window} does not divide the {side}x{side} tokens of stage {stage}")
             need(float(width * self.mlp_ratio).is_integer(),
                  f"mlp_ratio {self.mlp_ratio} gives {width * self.mlp_ratio} hidden channels in stage {stage}")
+            need(1 <= width * self.mlp_ratio <= 4 * MOST_CHANNELS,
+                 f"mlp_ratio {self.mlp_ratio} gives {width * self.mlp_ratio} hidden channels in stage {stage}, "
+                 f"not 1 to {4 * MOST_CHANNELS}")
+        entries = table_entries(self.depths, [self.side(stage) for stage in range(len(self.depths))],
+                                [self.window_of(stage) for stage in range(len(self.depths))])
+        need(entries <= MOST_ENTRIES, f"window {self.window} and image_size {self.image_size} give tables of {entries} "
+             f"positions, more than {MOST_ENTRIES}: lower one of them")
 
     @property
     def planes(self) -> int:
         """b, the bit planes of a spike count: L = 2^b - 1."""
         return self.levels.bit_length()
+
+    def stem_plan(self) -> tuple[ConvShape, ...]:
+        """The convolutions of the stem in execution order; the last is the embedding. Empty where patches are embedded."""
+        found: list[ConvShape] = []
+        side, channels = self.image_size, self.in_channels
+        for index, (outputs, stride) in enumerate(self.stem):
+            last = index + 1 == len(self.stem)
+            found.append(ConvShape("embed" if last else f"stem{index}", side, channels, outputs, stride=stride,
+                                   residual="fresh" if last else ""))
+            side, channels = found[-1].out_side, outputs
+        return tuple(found)
 
     def side(self, stage: int) -> int:
         """Tokens along one side of the map in `stage`."""
@@ -112,7 +171,7 @@ KINDS: dict[str, tuple[type[ConvConfig], dict[str, dict[str, object]]]] = {
 """Shapes beside the MST, by the key `kind` of `[model]`: type and presets."""
 AnyModel = ModelConfig | ConvConfig
 """The shape of any network: a Masked Spiking Transformer, or a convolutional backbone."""
-LATER = ("in_bits", "shortcut")
+LATER = ("in_bits", "shortcut", "stem")
 """Fields of a model that files written before them do not hold."""
 
 
@@ -146,7 +205,7 @@ class MaskingConfig:
                               f"or one of {', '.join(SITE_SETS)}")
         for name, ratio in (("ratio", self.ratio), *self.ratios):
             if not 0 <= ratio < 1 or not float(ratio * 256).is_integer():
-                near = f"; nearest: {min(max(round(ratio * 256), 0), 255) / 256}" if math.isfinite(ratio) else ""
+                near = f"; nearest: {min(max(round(ratio * 256), 0), 255) / 256}" if math.isfinite(ratio * 256) else ""
                 raise ConfigError(f"[masking] {name} must be a multiple of 1/256 in [0, 1), not {ratio}{near}")
         if len(dict(self.ratios)) < len(self.ratios):
             raise ConfigError(f"[masking] ratios names a site twice: {[key for key, _ in self.ratios]}")
@@ -192,8 +251,8 @@ class EventsConfig:
     fit: str = field(default="crop", metadata={"doc": "sensor to picture: 'crop' (or pad) about the centre, or 'scale'"})
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ConfigError(f"[events] frames must be at least 1, not {self.frames}")
+        if not 1 <= self.frames <= MOST_CHANNELS:
+            raise ConfigError(f"[events] frames must be 1 to {MOST_CHANNELS}, not {self.frames}")
         for key, choices in (("by", ("time", "count")), ("polarity", ("split", "merged")), ("fit", ("crop", "scale"))):
             if getattr(self, key) not in choices:
                 raise ConfigError(f"[events] {key} must be {' or '.join(choices)}, not {getattr(self, key)!r}")
@@ -241,7 +300,7 @@ def read_masking(raw: object) -> MaskingConfig:
     sites = raw.get("sites")
     if isinstance(sites, str):
         if sites not in SITE_SETS:
-            raise ConfigError(f"[masking] sites: unknown set {sites!r}; known: {', '.join(SITE_SETS)}")
+            raise ConfigError(f"[masking] sites: unknown set {shown(sites)}; known: {', '.join(SITE_SETS)}")
         raw = raw | {"sites": SITE_SETS[sites]}
     return read_table(MaskingConfig, "masking", raw)
 
@@ -249,10 +308,11 @@ def read_masking(raw: object) -> MaskingConfig:
 def _spelled_out(raw: dict[str, object]) -> dict[str, object]:
     """Table [masking] with `ratios` as sorted pairs; a table under `sites` is moved there."""
     sites, ratios = raw.get("sites"), raw.get("ratios", {})
-    if isinstance(ratios, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in ratios):
+    if isinstance(ratios, list) and all(isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+                                        for entry in ratios):
         ratios = dict(ratios)  # as checkpoints hold them
     if not isinstance(ratios, dict):
-        raise ConfigError(f"[masking] ratios must be a table of ratios by site, not {ratios!r}")
+        raise ConfigError(f"[masking] ratios must be a table of ratios by site, not {shown(ratios)}")
     if isinstance(sites, dict):
         twice = sorted(sites.keys() & ratios.keys())
         if twice:
@@ -260,7 +320,7 @@ def _spelled_out(raw: dict[str, object]) -> dict[str, object]:
         raw, ratios = raw | {"sites": []}, sites | ratios
     if not ratios:
         return {key: value for key, value in raw.items() if key != "ratios"}
-    return raw | {"ratios": tuple((name, typed("masking", name, ratio, float)) for name, ratio in _flat(ratios))}
+    return raw | {"ratios": tuple((name, typed("masking", _plain(name), ratio, float)) for name, ratio in _flat(ratios))}
 
 
 def _flat(table: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -275,17 +335,17 @@ def _flat(table: dict[str, object], prefix: str = "") -> Iterator[tuple[str, obj
 def read_model(raw: object) -> AnyModel:
     """The model that `[model]` describes: `kind` mst (the default), vgg or resnet, from a `preset` where one is named."""
     if not isinstance(raw, dict):
-        raise ConfigError(f"[model] must be a table, not {raw!r}")
+        raise ConfigError(f"[model] must be a table, not {shown(raw)}")
     kind = raw.get("kind", "mst")
     if kind == "mst":
         return read_table(ModelConfig, "model", {key: value for key, value in raw.items() if key != "kind"})
-    if kind not in KINDS:
-        raise ConfigError(f"[model] kind must be one of mst, {', '.join(KINDS)}, not {kind!r}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(f"[model] kind must be one of mst, {', '.join(KINDS)}, not {shown(kind)}")
     given, (shape, presets) = dict(raw), KINDS[kind]
     if "preset" in given:
         preset = given.pop("preset")
-        if preset not in presets:
-            raise ConfigError(f"[model] preset must be one of {', '.join(presets)}, not {preset!r}")
+        if not isinstance(preset, str) or preset not in presets:
+            raise ConfigError(f"[model] preset must be one of {', '.join(presets)}, not {shown(preset)}")
         given = presets[preset] | given
     return read_table(shape, "model", given)
 
@@ -297,24 +357,38 @@ def _blocks(model: AnyModel) -> list[str]:
     return [shape.name for shape in model.plan() if shape.hands_on]
 
 
+def _plain(name: str) -> str:
+    """A key as a message says it."""
+    return name if name.isprintable() and len(name) < 40 else shown(name)
+
+
 def load(path: str | Path) -> Config:
     """Read a configuration file; ConfigError names the file and what is wrong with it."""
     path = Path(path)
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(f"{path}: has {path.stat().st_size} bytes, more than {LARGEST_FILE}: not a configuration")
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file; see configs/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML that is read: nested too deeply") from None
+    except ValueError as error:  # tomllib's own, of the encoding, of numbers with thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         network = raw.pop("network", f"{path.stem}.mstn")
         if not isinstance(network, str) or not network:
-            raise ConfigError(f"network must name a network file, such as \"cifar10-tiny.mstn\", not {network!r}")
+            raise ConfigError(f"network must name a network file, such as \"cifar10-tiny.mstn\", not {shown(network)}")
         for table in raw:
             if table not in TABLES:
                 known = ", ".join(TABLES)
-                raise ConfigError(f"unknown table [{table}]; known: {known}" if isinstance(raw[table], dict) else
-                                  f"{table} stands before any table: put it under one of [{known.replace(', ', '], [')}]")
+                raise ConfigError(f"unknown table [{_plain(table)}]; known: {known}" if isinstance(raw[table], dict) else
+                                  f"{_plain(table)} stands before any table: put it under one of [{known.replace(', ', '], [')}]")
+        for table in ("machine", "events"):
+            if not isinstance(raw.get(table, {}), dict):
+                raise ConfigError(f"[{table}] must be a table, not {shown(raw[table])}")
         if "model" not in raw:
             raise ConfigError("lacks the table [model]")
         model = read_model(raw["model"])
@@ -322,7 +396,8 @@ def load(path: str | Path) -> Config:
         blocks = _blocks(model)
         for name, _ in masking.ratios:
             if "." in name and name.rpartition(".")[0] not in blocks:
-                raise ConfigError(f"[masking] ratios: no block of {name!r}; blocks: {', '.join(blocks)}")
+                known = ", ".join(blocks if len(blocks) < 40 else [*blocks[:3], "...", blocks[-1]])
+                raise ConfigError(f"[masking] ratios: no block of {shown(name)}; blocks: {known}")
         return Config(
             name=path.stem,
             model=model,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from model.errors import ConfigError
+from model.limits import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, MOST_STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,15 @@ class ConvConfig:
         self.need(self.classes >= 2, f"classes must be at least 2, not {self.classes}")
         self.need(self.levels in (1, 3, 7, 15), f"levels must be 2^b - 1 (1, 3, 7 or 15), not {self.levels}")
         self.need(len(self.depths) >= 1 and min(self.depths) >= 1, f"depths must be positive, not {list(self.depths)}")
+        self.need(len(self.depths) <= MOST_STAGES and sum(self.depths) <= MOST_BLOCKS,
+                  f"depths must be at most {MOST_STAGES} stages of {MOST_BLOCKS} blocks together, not {len(self.depths)} of "
+                  f"{sum(self.depths)}")
+        self.need(self.in_channels <= MOST_CHANNELS, f"in_channels must be at most {MOST_CHANNELS}, not {self.in_channels}")
+        self.need(self.classes <= MOST_CLASSES, f"classes must be at most {MOST_CLASSES}, not {self.classes}")
         self.need(len(self.widths) == len(self.depths),
                   f"widths has {len(self.widths)} stages and depths {len(self.depths)}: give one number per stage")
-        self.need(self.width > 0 and all(self.channels(stage) >= 1 for stage in range(len(self.widths))),
+        self.need(0 < self.width <= 4096 and max(self.widths) <= 4096
+                  and all(self.channels(stage) >= 1 for stage in range(len(self.widths))),
                   f"width {self.width} of {list(self.widths)} channels leaves a stage without any: raise it")
         # A mask row has 4096 draws, one for each channel.
         self.need(max(self.channels(stage) for stage in range(len(self.widths))) <= 4096,

@@ -1,10 +1,10 @@
 """Readers of image data sets: CIFAR batches (pickles), idx files and ImageNet folders.
 
-The batches are read with an unpickler that knows only numpy arrays and builtin containers, so nothing foreign is built.
+The batches are read by `model.cifar_batch`, which builds nothing that a file describes.
 """
 import gzip
 import io
-import pickle
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model import cifar_batch
 from model.dataset import Arrays, DataError, Representation, contents, published
+from model.inert_pickle import UnpickleError
 from model.pictures import PictureFolder, class_names
 
-ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-           ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 FASHION_SOURCE = "the four *-ubyte.gz files from https://github.com/zalandoresearch/fashion-mnist"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -44,42 +44,33 @@ FILES = {
                       ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")),
 }
 """Files of the training and of the test part."""
+LARGEST_IDX = 1 << 28
+"""Bytes of a packed idx file: the largest of Fashion-MNIST has 47 MB."""
 LARGEST_ARRAY = 1 << 33
 """Bytes of images that a set in folders returns as one array: the 50,000 validation images at 224 pixels fit."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise DataError(f"the batch asks for {module}.{name}, which no CIFAR batch does: it is not the official file")
-        return super().find_class(module, name)
-
-
 def unpickled(path: Path, source: str = CIFAR_SOURCE) -> dict[bytes, Any]:
-    """The dictionary of a CIFAR batch; builds numpy arrays and builtin containers only. DataError names the byte offset."""
+    """The dictionary of a CIFAR batch: arrays, containers, texts and numbers. DataError names the byte offset."""
     data = contents(path, source)
     if path.name in PUBLISHED:
         published(path, data, *PUBLISHED[path.name])
     stream = io.BytesIO(data)
     try:
-        found = _Unpickler(stream, encoding="bytes").load()
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle may raise anything
+        return cifar_batch.read(stream)
+    except UnpickleError as error:
         place = "truncated" if stream.tell() >= len(data) else "damaged"
-        raise DataError(f"{path}: {place} CIFAR batch, at byte offset {stream.tell()} of {len(data)} "
-                        f"({type(error).__name__}): unpack it again") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: holds a {type(found).__name__}, not the dictionary of a CIFAR batch: unpack it again")
-    return found
+        raise DataError(f"{path}: {place} CIFAR batch, at byte offset {stream.tell()} of {len(data)}: {error}") from None
 
 
 def _batch(path: Path, key: bytes, classes: int) -> Arrays:
     found = unpickled(path)
     try:
-        pixels, labels = np.asarray(found[b"data"]), np.asarray(found[key], np.int64)
-    except (KeyError, TypeError, ValueError) as error:
+        pixels, labels = found[b"data"], cifar_batch.labels(found[key])
+    except (KeyError, UnpickleError) as error:
         raise DataError(f"{path}: damaged CIFAR batch ({error!r}): unpack it again") from None
+    if not isinstance(pixels, np.ndarray):
+        raise DataError(f"{path}: its pixels are a {type(pixels).__name__}, not an array: unpack it again")
     if pixels.dtype != np.uint8 or labels.ndim != 1 or pixels.shape != (len(labels), 3072):
         raise DataError(f"{path}: expected uint8 [N, 3072], found {pixels.dtype} {list(pixels.shape)}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
@@ -106,13 +97,24 @@ def cifar100_classes(folder: Path) -> tuple[str, ...]:
     return tuple(name.decode("ascii", "replace") for name in names)
 
 
+def _unzipped(path: Path) -> bytes:
+    """An idx file that is packed: no more of it is unpacked than its own header says, and one byte."""
+    with gzip.open(path) as file:
+        header = file.read(4)
+        sides = file.read(4 * header[3]) if len(header) == 4 else b""
+        size = math.prod(side for (side,) in struct.iter_unpack(">I", sides[:len(sides) // 4 * 4]))
+        if size > LARGEST_IDX:
+            raise DataError(f"{path}: its header says {size} bytes, more than {LARGEST_IDX}: download it again")
+        return header + sides + file.read(size + 1)
+
+
 def _idx_bytes(path: Path) -> bytes:
     """What an idx file, or the .gz beside it, holds."""
     packed = path.with_name(path.name + ".gz")
     if not path.is_file() and not packed.is_file():
         raise DataError(f"{path}: no such file, nor .gz; get {FASHION_SOURCE}")
     try:
-        return path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+        return path.read_bytes() if path.is_file() else _unzipped(packed)
     except (OSError, EOFError, zlib.error) as error:
         file = path if path.is_file() else packed
         raise DataError(f"{file}: not a whole gzip file, ends at byte offset {file.stat().st_size} ({error}): download it again"

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import CONV_SITE, AnyModel, MaskingConfig
+from model.fused import norm_qcfs
 from model.masking import SpikeMask, conv_rows, mask_rows
 from model.masking_torch import draws
 from model.qcfs import QCFS
@@ -99,6 +100,18 @@ class Engine:
         """Real-valued output of the neurons of `act` for input `x`, same shape."""
         return act(x)  # type: ignore[no-any-return]
 
+    def normed(self, norm: nn.Module | None, acts: tuple[QCFS, ...], x: Tensor) -> Tensor:
+        """Output of `acts` for `norm` of x [rows, C] (x itself without one), each for an equal share of the channels."""
+        y = x if norm is None else norm(x)
+        if len(acts) == 1:
+            return self.fire(acts[0], y)
+        return torch.cat([self.fire(act, part) for act, part in zip(acts, y.chunk(len(acts), -1), strict=True)], -1)
+
+    def normed_both(self, norm: nn.Module, act: QCFS, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(output of `act` for `norm` of x [rows, C], the normalised rows themselves)."""
+        y = norm(x)
+        return self.fire(act, y), y
+
     def mask(self, name: str, x: Tensor, rows: int, arrange: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """`x` with the masked spikes of the activation `name` set to 0.
 
@@ -115,6 +128,27 @@ class Engine:
         """Output `x` [B, ...] of the residual branch that the activation `name` opens, before it joins the stream."""
         factor = self.paths.get(name)
         return x if factor is None else x * factor.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+class TrainEngine(Engine):
+    """The QCFS network in training: BatchNorm and activation as one function (`model.fused`)."""
+
+    def normed(self, norm: nn.Module | None, acts: tuple[QCFS, ...], x: Tensor) -> Tensor:
+        """See Engine.normed."""
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            return super().normed(norm, acts, x)
+        return norm_qcfs(norm, _thresholds(acts, x.shape[-1]), acts[0].levels, x)[0]
+
+    def normed_both(self, norm: nn.Module, act: QCFS, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See Engine.normed_both."""
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            return super().normed_both(norm, act, x)
+        return norm_qcfs(norm, _thresholds((act,), x.shape[-1]), act.levels, x, both=True)
+
+
+def _thresholds(acts: tuple[QCFS, ...], channels: int) -> Tensor:
+    """Threshold of each channel, [channels]: an equal share of them for each of `acts`."""
+    return torch.cat([act.threshold.expand(channels // len(acts)) for act in acts])
 
 
 class PlanEngine(Engine):

@@ -12,6 +12,8 @@ from model.spiking import SpikingNetwork
 
 OWN = ("mean", "std")
 """What a network has from its images, not from training: the normalisation of pixels."""
+KEPT = "keeps_normalisation"
+"""Set in the info of a checkpoint that was trained with other values than the data set's here: they come with its weights."""
 
 
 def begin(model: SpikingNetwork, path: str | Path, images: Tensor) -> None:
@@ -20,10 +22,13 @@ def begin(model: SpikingNetwork, path: str | Path, images: Tensor) -> None:
     Where the checkpoint has a LayerNorm before the head and `model` a BatchNorm, that one starts as what comes nearest: for
     normalised `images` [B, C, H, W] each channel has the mean and the deviation that the LayerNorm gave it.
     """
-    source, _ = checkpoint.load(path)
+    source, info = checkpoint.load(path)
     new_norm = _expect(path, source.config, model.config)
+    own = () if info.get(KEPT) is True else OWN
+    if not own:
+        images = source.to(images.device).normalise((images * model.std.view(-1, 1, 1) + model.mean.view(-1, 1, 1)) * 255)
     state = {name: tensor for name, tensor in source.state_dict().items()
-             if name not in OWN and not (new_norm and name.startswith("norm."))}
+             if name not in own and not (new_norm and name.startswith("norm."))}
     state |= {name: tensor for name, tensor in model.state_dict().items() if name not in state}
     model.load_state_dict(state)
     if new_norm:

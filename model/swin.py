@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import WindowAttention
+from model.backbone import ConvLayer
 from model.config import ModelConfig
 from model.neuron import Engine
 from model.norm import new_norm, normalise
@@ -31,7 +32,31 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor, engine: Engine) -> Tensor:
         """Images [B, C, H, W] -> tokens [B, N, embedding]."""
-        return engine.fire(self.act, normalise(self.norm, self.linear(patches(images, self.patch))))
+        x = patches(images, self.patch)
+        return engine.normed(self.norm, (self.act,), self.linear(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions, each with BatchNorm and activation, in place of the patch embedding (`[model] stem`)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ConvLayer(shape, config.levels, stream=False) for shape in config.stem_plan())
+
+    @property
+    def act(self) -> QCFS:
+        """The activation of the last convolution: the neurons that start the residual stream."""
+        last = self.layers[-1]
+        assert isinstance(last, ConvLayer)
+        return last.act
+
+    def forward(self, images: Tensor, black: Tensor, engine: Engine) -> Tensor:
+        """Images [B, C, H, W] -> tokens [B, N, embedding]; `black` [C, 1, 1]: the value of a pixel 0, which stands outside."""
+        x, outside = images.contiguous(memory_format=torch.channels_last), black
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, ConvLayer)
+            x = layer.fired(x, None if index else outside, engine)
+        return x.flatten(2).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -48,9 +73,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, engine: Engine) -> Tensor:
         """Tokens [B, N, C] -> [B, N, C]."""
-        h = engine.fire(self.act1, normalise(self.norm1, self.fc1(x)))
-        h = engine.mask(self.act1.name, h, h.shape[1])
-        return engine.fire(self.act2, normalise(self.norm2, self.fc2(h)))
+        rows = x.flatten(0, 1)
+        h = engine.normed(self.norm1, (self.act1,), self.fc1(rows)).unflatten(0, x.shape[:2])
+        h = engine.mask(self.act1.name, h, h.shape[1]).flatten(0, 1)
+        return engine.normed(self.norm2, (self.act2,), self.fc2(h)).unflatten(0, x.shape[:2])
 
 
 class Block(nn.Module):
@@ -70,9 +96,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, engine: Engine) -> Tensor:
         """Tokens [B, N, C] -> [B, N, C]."""
-        x = x + engine.branch(self.act1.name, self.attn(engine.fire(self.act1, normalise(self.norm1, x)), engine))
-        x = normalise(self.norm2, x)
-        h = engine.mask(self.act2.name, engine.fire(self.act2, x), x.shape[1])
+        shape = x.shape[:2]
+        y = engine.normed(self.norm1, (self.act1,), x.flatten(0, 1)).unflatten(0, shape)
+        x = x + engine.branch(self.act1.name, self.attn(y, engine))
+        h, x = (rows.unflatten(0, shape) for rows in engine.normed_both(self.norm2, self.act2, x.flatten(0, 1)))
+        h = engine.mask(self.act2.name, h, x.shape[1])
         return x + engine.branch(self.act2.name, self.mlp(h, engine))  # type: ignore[no-any-return]
 
 

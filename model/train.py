@@ -22,8 +22,9 @@ from model.config import Config, TrainConfig
 from model.data import Images, enlarged
 from model.distill import Teacher, distillation
 from model.factory import build
-from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine
+from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine, TrainEngine
 from model.parallel import Parts, World
+from model.precision import chosen
 from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
 from model.start import begin
@@ -33,6 +34,10 @@ from model.training_data import TrainingError, in_memory
 __all__ = ["Trainer", "TrainingError", "accuracy", "average", "groups", "rate_at"]
 
 CAST = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+STATE_NAMES = ("optimiser", "optimiser2")
+"""Prefix of each optimiser's tensors in a state."""
 
 
 class CalibrateEngine(Engine):
@@ -70,6 +75,19 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def optimisers(model: nn.Module, settings: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of `[train] optimiser`: Muon (K. Jordan et al., 2024) takes the matrices, AdamW what is left."""
+    matrices, others = groups(model, settings.weight_decay)
+    if settings.optimiser == "adamw":
+        return [torch.optim.AdamW([matrices, others], lr=0.0, fused=True)]
+    params = matrices["params"]
+    assert isinstance(params, list)
+    flat = [p for p in params if p.ndim == 2]
+    filters = {"params": [p for p in params if p.ndim != 2], "weight_decay": settings.weight_decay}
+    muon = torch.optim.Muon(flat, lr=0.0, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW([filters, others] if filters["params"] else [others], lr=0.0, fused=True)]
 
 
 def accuracy(model: SpikingNetwork, data: Images, batch: int = 500) -> float:
@@ -110,7 +128,11 @@ class Trainer:
         `bfloat16` off computes in float32 whatever the configuration says; with a `teacher` the loss is also its.
         """
         self.config, self.folder, self.teacher, self.device = config, folder, teacher, torch.device(device)
-        self.settings = settings = config.train if bfloat16 else dataclasses.replace(config.train, precision="float32")
+        resume = resume and self.state_path.exists()
+        wanted = config.train.precision if bfloat16 else "float32"
+        precision, why = chosen(wanted, self.device, self._saved_precision() if resume else None)
+        self.precision_note = f"computing in {precision}: {why}"
+        self.settings = settings = dataclasses.replace(config.train, precision=precision)
         self.world = World.now()
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
@@ -122,14 +144,14 @@ class Trainer:
         self.model.std.copy_(torch.tensor(std))
         self.mean = build(config).requires_grad_(False).to(self.device)
         self.model.to(self.device)
-        self.optimiser = torch.optim.AdamW(groups(self.model, settings.weight_decay), lr=0.0, fused=True)
+        self.optimisers = optimisers(self.model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.epoch = 0
         self.log: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)  # before the first epoch, not behind it
         self.events = EventFile(folder)
         first = self.model.normalise(found.first)
-        if resume and self.state_path.exists():
+        if resume:
             self.restore()
         else:
             self._start(first)
@@ -165,16 +187,28 @@ class Trainer:
         """File of the resumable state."""
         return self.folder / "state.safetensors"
 
+    def _saved_precision(self) -> str | None:
+        """The format that the saved state was computed in; None where it does not say one, which `restore` then refuses."""
+        _, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
+        try:
+            found = json.loads(info["config"])[1]["precision"]
+        except (ValueError, TypeError, KeyError, IndexError):
+            return None
+        return found if found in CAST else None
+
     def restore(self) -> None:
         """Continue from the saved state; CheckpointError where it belongs to another configuration."""
         tensors, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
+        if not isinstance(info.get("config"), str) or type(info.get("epoch")) is not int or not isinstance(info.get("log"), list):
+            raise checkpoint.CheckpointError(f"{self.state_path}: does not say what it is the state of: train with --restart")
         if info["config"] != self.identity():
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration"
                                              f"{_differences(info['config'], self.identity())}: "
                                              "remove it, or train with --restart")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.mean.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
-        checkpoint.restore_optimiser(self.optimiser, tensors)
+        for number, optimiser in enumerate(self.optimisers):
+            checkpoint.restore_optimiser(optimiser, tensors, STATE_NAMES[number])
         self.epoch, self.log = info["epoch"], info["log"]
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(info["scaler"])
@@ -182,18 +216,19 @@ class Trainer:
     def save(self) -> None:
         """Write the resumable state and the averaged network (`last.safetensors`) of this epoch."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()} | checkpoint.optimiser_tensors(self.optimiser)
+        tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
+        for number, optimiser in enumerate(self.optimisers):
+            tensors |= checkpoint.optimiser_tensors(optimiser, STATE_NAMES[number])
         info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict()}
         checkpoint.save(self.folder / "last.safetensors", self.mean, self.info())
         checkpoint.write(self.state_path, tensors, checkpoint.STATE_FORMAT, info)
 
     def identity(self) -> str:
         """What a state must share with the configuration to be resumed."""
-        settings = {key: getattr(self.settings, key) for key in TrainConfig.__dataclass_fields__ if key not in ("start", "split")}
-        if self.settings.start:  # states of before the key was there can be resumed
-            settings["start"] = self.settings.start
-        if self.settings.split != "last":  # likewise
-            settings["split"] = self.settings.split
+        # states written before these keys were there can be resumed
+        defaults = {"start": "", "optimiser": "adamw", "split": "last"}
+        settings = {key: value for key, value in dataclasses.asdict(self.settings).items()
+                    if key not in defaults or value != defaults[key]}
         return json.dumps([checkpoint.describe(self.model), settings, self.teacher and self.teacher.digest], sort_keys=True)
 
     def info(self) -> dict[str, object]:
@@ -217,7 +252,7 @@ class Trainer:
             drawn = {name: lfsr.keep(name, torch.Size((len(chosen), rows, columns)), rows)
                      for name, rows, columns in self.plan.sites}
             masks = DrawnMasks({name: keep for name, keep in drawn.items() if keep is not None})
-        engine = Engine(masks, augment.paths(self.plan.branches, settings.drop_path, draws))
+        engine = TrainEngine(masks, augment.paths(self.plan.branches, settings.drop_path, draws))
         dtype = CAST[settings.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             mixed, targets = augment.mix(self.model.normalise(images), labels, self.config.model.classes, draws)
@@ -232,7 +267,7 @@ class Trainer:
     def step(self, chosen: Tensor, step: int, rate: float, random: torch.Generator) -> float:
         """One step on the images `chosen` (int64 [batch]) at learning rate `rate`; returns the loss of the whole batch."""
         settings, size = self.settings, len(chosen) // self.settings.shards
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate
         crop = self.augment.draw(len(chosen), random)
         draws = augment.draw(settings, len(chosen), self.config.model.in_channels, self.augment.side,
@@ -249,11 +284,13 @@ class Trainer:
         if not math.isfinite(loss_value):
             raise TrainingError(f"the loss is {loss_value} in epoch {self.epoch + 1}, step {step}: lower [train] rate; "
                                 f"{self.folder} keeps the state of epoch {self.epoch}")
-        self.scaler.unscale_(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.scaler.step(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.step(optimiser)
+            optimiser.zero_grad()
         self.scaler.update()
-        self.optimiser.zero_grad()
         average(self.mean, self.model, min(settings.average, (step + 1) / (step + 10)))
         return loss_value
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 from model.errors import ConfigError
 from model.holdout import SPLITS
 
-PRECISIONS = ("bfloat16", "float32", "float16")
+AUTO = "auto"
+"""As `precision`: bfloat16 where the machine has arithmetic for it, else float32 (`model.precision`)."""
+PRECISIONS = (AUTO, "bfloat16", "float32", "float16")
+OPTIMISERS = ("adamw", "muon")
 PRETRAIN = "pretrain"
 """As `teacher`: train one first, unmasked."""
 
@@ -16,8 +19,8 @@ class TrainConfig:
     dataset: str = field(default="cifar10", metadata={"doc": "a name of model.datasets.DATASETS, such as cifar10"})
     epochs: int = field(default=60, metadata={"doc": "passes over the training set"})
     batch: int = field(default=128, metadata={"doc": "images per step, over all processes"})
-    rate: float = field(default=2e-3, metadata={"doc": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.05, metadata={"doc": "AdamW weight decay"})
+    rate: float = field(default=2e-3, metadata={"doc": "peak learning rate of the optimiser"})
+    weight_decay: float = field(default=0.05, metadata={"doc": "weight decay of matrices, as a share of the rate"})
     warmup_epochs: int = field(default=3, metadata={"doc": "epochs of linear warm-up before the cosine"})
     label_smoothing: float = field(default=0.1, metadata={"doc": "label smoothing"})
     clip: float = field(default=5.0, metadata={"doc": "gradient norm clip"})
@@ -31,8 +34,9 @@ class TrainConfig:
     epoch_images: int = field(default=0, metadata={"doc": "images of an epoch, drawn from all of them afresh (0: all)"})
     shards: int = field(default=2, metadata={
         "doc": "parts of a batch, each with BatchNorm statistics of its own; torchrun's processes share them out"})
-    precision: str = field(default="bfloat16", metadata={
-        "doc": "autocast to bfloat16 or float16 (then with a scaled loss), or float32"})
+    precision: str = field(default=AUTO, metadata={
+        "doc": "autocast to bfloat16 or float16 (then with a scaled loss), or float32; auto: bfloat16 where the machine has "
+               "arithmetic for it, else float32"})
     crop_pad: int = field(default=4, metadata={"doc": "random crops reach so many pixels over each edge"})
     randaugment_ops: int = field(default=0, metadata={"doc": "RandAugment's N: operations on each image (0: off)"})
     randaugment_magnitude: float = field(default=9.0, metadata={"doc": "RandAugment's M: strength, 0 to 10"})
@@ -42,6 +46,9 @@ class TrainConfig:
     cutmix_share: float = field(default=0.5, metadata={"doc": "share of CutMix among the changed batches where both are on"})
     erasing: float = field(default=0.0, metadata={"doc": "probability of random erasing"})
     drop_path: float = field(default=0.0, metadata={"doc": "stochastic depth: rate of the last block, rising linearly to it"})
+    optimiser: str = field(default="adamw", metadata={
+        "doc": "'adamw', or 'muon': Muon for matrices, AdamW for all else, at the same rate (Muon's updates are scaled to "
+               "AdamW's size)"})
     start: str = field(default="", metadata={
         "doc": "checkpoint of the same shape whose weights a new run starts from ('': none); of a LayerNorm before the head "
                "a BatchNorm may be made"})
@@ -67,6 +74,7 @@ class TrainConfig:
         for key in ("label_smoothing", "average", "drop_path"):
             need(0 <= getattr(self, key) < 1, key, "in [0, 1)")
         need(self.split in SPLITS, "split", " or ".join(SPLITS))
+        need(self.optimiser in OPTIMISERS, "optimiser", " or ".join(OPTIMISERS))
         need(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
         need(0 <= self.randaugment_ops <= 8, "randaugment_ops", "0 to 8")
         need(0 <= self.randaugment_magnitude <= 10, "randaugment_magnitude", "0 to 10")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SAMPLE_IMAGES = 64
 ACTIVITY_IMAGES = 16
 AGREEMENT_IMAGES = 500
+RESULTS = Path("runs") / "results"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     accuracy.add_argument("--images", type=int, help="test images from the first on (default: all)")
     accuracy.add_argument("--agreement-images", type=int, default=AGREEMENT_IMAGES,
                           help=f"images of the agreement table (default: {AGREEMENT_IMAGES})")
-    accuracy.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the agreement table")
+    accuracy.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the agreement table (default: {RESULTS})")
+    accuracy.add_argument("--record", action="store_true",
+                          help="also note the accuracy in the network file and in NAME.accuracy.json beside it")
     return top
 
 
@@ -112,6 +115,8 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     count = len(data.images) if args.images is None else args.images
     if not 1 <= count <= len(data.images):
         raise ValueError(f"--images must be 1 to {len(data.images)}, not {count}")
+    if args.record and count < len(data.images):
+        raise ValueError(f"--record notes the accuracy on all {len(data.images)} test images, not on {count}: leave --images out")
     if args.agreement_images < 1:
         raise ValueError(f"--agreement-images must be at least 1, not {args.agreement_images}")
     pixels = fit(data.images[:count], config.model.in_channels, config.model.image_size)
@@ -131,12 +136,14 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
         "running freely, where every difference is carried on by all later layers. Made by\n"
         f"`python -m quantize accuracy --config {args.config}{options}`.\n\n"
         f"{table(rows)}"))
-    if len(images) == len(data.images):
+    if args.record:
         known = measured(accuracy_file(config))
         known |= {"integer": integer, "integer_images": len(images), "integer_network": name}
         _write(accuracy_file(config), json.dumps(known, indent=1) + "\n")
         save(output, dataclasses.replace(network, notes=network.notes | _notes(known, name)))
     print(lines)
+    if len(images) == len(data.images) and not args.record:
+        print(f"{output} is left as it is: --record notes the accuracy in it")
     print(f"predicted class equal on {100 * rows[-1].equal:.2f} % of {count} images; "
           f"per layer: {args.results / f'{config.name}-agreement.md'}")
 

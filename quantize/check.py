@@ -52,7 +52,10 @@ def head_bits(stream_bits: int, tokens: int) -> int:
 
 
 def has_integer_form(model: AnyModel) -> None:
-    """NetworkError, which names the layer and the remedy, where `model` has a norm that no threshold absorbs."""
+    """NetworkError, which names the layer and the remedy, where `model` has a norm that no threshold absorbs, or a stem."""
+    if getattr(model, "stem", ()):
+        raise NetworkError("[model] stem: a network with a convolutional stem runs in the float modes only (train, evaluate); "
+                           "for integers and RTL leave the stem out and train again")
     for key, layer in (("norm", "s0.b0.norm1 and the other norms"), ("final_norm", "norm, before the head")):
         if getattr(model, key, "batch") == "layer":
             raise NetworkError(f'[model] {key} = "layer": the LayerNorm ({layer}) divides by each token\'s own deviation, which '

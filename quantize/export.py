@@ -11,7 +11,7 @@ from model.backbone import Backbone
 from model.config import Config
 from model.mst import MST
 from model.spiking import SpikingNetwork
-from quantize.check import check, head_bits
+from quantize.check import check, has_integer_form, head_bits
 from quantize.fold import Affine, ExportError, Floats, FoldedAttention, FoldedGemm, FoldedLayer, fold
 from quantize.fold_conv import fold_backbone
 from quantize.formats import BIAS_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS, limits
@@ -112,6 +112,8 @@ def export(net: SpikingNetwork, config: Config) -> Network:
     if net.config != config.model:
         raise ExportError(f"the checkpoint's model differs from [model] of {config.name}: "
                           "export with the configuration that it was trained with")
+    if getattr(net.config, "stem", ()):
+        has_integer_form(net.config)
     folded: tuple[FoldedLayer, ...]
     if isinstance(net, Backbone):
         folded = fold_backbone(net)

@@ -13,7 +13,7 @@ from torch import nn
 from model.config import ModelConfig
 from model.mst import MST
 from model.qcfs import QCFS
-from model.swin import Block, PatchMerge, Stage
+from model.swin import Block, PatchEmbed, PatchMerge, Stage
 from quantize.layers import Gather
 
 Floats = NDArray[np.float64]
@@ -137,6 +137,7 @@ def theta_of(name: str, act: nn.Module, levels: int) -> float:
 
 
 def _embed(mst: MST, config: ModelConfig, norm: FoldedNorm) -> FoldedGemm:
+    assert isinstance(mst.embed, PatchEmbed)  # a stem has been refused
     weight, bias = _linear("embed.linear", mst.embed.linear, mst.embed.norm)
     mean, std = array("mean", mst.mean), array("std", mst.std)
     # The patch's channel order is (dy, dx, c): the image channel runs fastest.

@@ -19,6 +19,6 @@ def measured(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: broken ({error}): measure again with `python -m model evaluate`") from None
     return found

@@ -8,6 +8,7 @@ shape, offset from the header's end); equal networks give equal bytes. A format 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from model.config import FLOAT_ONLY, ConfigError, ModelConfig, described, read_model
+from model.table import shown
 from quantize.check import check
 from quantize.formats import BIAS_BITS, GAIN_BITS, THRESHOLD_BITS, WEIGHT_BITS
 from quantize.layers import Attention, Gather, Gemm, Ints, Layer, Network, NetworkError, NormFire, Requantise, Residual
@@ -153,7 +155,7 @@ def _decode(data: bytes) -> Network:
         if type(size) is not int or size < 0:
             raise ValueError(f"payload is {size!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"its header is broken ({error!r})" if whole else "its checksum does not match: the file is corrupted"
+        reason = f"its header is broken ({shown(error)})" if whole else "its checksum does not match: the file is corrupted"
         raise NetworkError(f"{reason}; rerun `make quantize`") from None
     if len(data) < start + size + _CHECKSUM:
         raise NetworkError(_truncated(len(data), start + size + _CHECKSUM, ""))
@@ -167,8 +169,8 @@ def _decode(data: bytes) -> Network:
         raise NetworkError(f"its header is broken: {error}") from None
     except NetworkError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NetworkError(f"its header is broken ({error!r}); rerun `make quantize`") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise NetworkError(f"its header is broken ({shown(error)}); rerun `make quantize`") from None
     check(network)
     return network
 
@@ -184,6 +186,7 @@ def _network(header: dict[str, object], payload: bytes) -> Network:
             or not isinstance(notes, dict):
         raise TypeError("tensors, layers, notes or rom_bits is of a wrong type")
     known = set(_GEMM_TYPES.values()) | {_dtype(bits, False) for bits in range(6, 17)}
+    end = 0
     for entry in table:
         name = f"{entry['layer']}: {entry['name']}"
         if entry["dtype"] not in known:
@@ -191,7 +194,10 @@ def _network(header: dict[str, object], payload: bytes) -> Network:
         shape = tuple(entry["shape"])
         if any(type(size) is not int or size < 0 for size in (*shape, entry["offset"])):
             raise NetworkError(f"{name} has shape {list(shape)} at offset {entry['offset']!r}; rerun `make quantize`")
-        count = int(np.prod(shape, dtype=object))
+        count = math.prod(shape)
+        if entry["offset"] != end:  # as it is written; so no bytes are taken twice, and memory follows the file's size
+            raise NetworkError(f"{name} begins at byte {entry['offset']} of the tensors, not at {end}; rerun `make quantize`")
+        end += count * np.dtype(entry["dtype"]).itemsize
         if entry["offset"] + count * np.dtype(entry["dtype"]).itemsize > len(payload):
             raise NetworkError(f"{name} of shape {list(shape)} reaches beyond the {len(payload)} bytes of tensors; "
                                "rerun `make quantize`")

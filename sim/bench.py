@@ -1,4 +1,5 @@
-"""`make bench`: every figure of docs/results.md that is a ratio, measured in one run, into bench.json and that page.
+"""`make bench`: every figure of docs/results.md that is a ratio, measured in one run, into bench.json and that page
+with `--record`, else into runs/.
 
 Each section is a function of this list; `--only` runs some of them again and keeps the others' figures. A figure that
 cannot be had on this machine is null, with the reason.
@@ -32,7 +33,7 @@ from quantize import network as network_file
 from quantize.layers import Attention, Network
 from quantize.random_network import TRAINED, random_images, random_network
 from sim import images as image_files
-from sim.bench_page import write_page
+from sim.bench_page import BEGIN, END, write_page
 from sim.golden.network import run as run_golden
 from sim.run import BUILD_ROOT
 from sim.trace_file import TRACE_SUFFIX
@@ -52,6 +53,9 @@ MASKED_ON: tuple[dict[str, int], ...] = (
 SPEEDS = (Fraction(1), Fraction(1, 4), Fraction(1, 8))
 LATENCY = 60
 RESULT = "bench.json"
+PAGE = Path("docs") / "results.md"
+RUNS = Path("runs")
+"""Where the figures go without --record."""
 PLACED = Path("docs") / "results" / "cifar10-tiny-ecp5.json"
 """What `make synth` reported."""
 SYNTHESISED = Path("tests") / "synthesised.json"
@@ -237,14 +241,15 @@ def main(argv: list[str] | None = None) -> int:
     top = argparse.ArgumentParser(prog="python -m sim.bench", description=__doc__)
     top.add_argument("--config", required=True, type=Path, help="a trained network, such as configs/cifar10-tiny.toml")
     top.add_argument("--only", nargs="+", choices=list(SECTIONS), help="run only these sections, keep the others' figures")
-    top.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page that takes the figures")
+    top.add_argument("--record", action="store_true", help=f"write to {RESULT} and {PAGE} (default: to {RUNS})")
     args = top.parse_args(argv)
     config = configuration.load(args.config)
     network = network_file.load(config.network)
     images, _ = image_files.of(config, IMAGES)
     setting = Setting(args.config, config, network, images, BUILD_ROOT / config.name)
-    result = Path(RESULT)
-    known = json.loads(result.read_text(encoding="utf-8")) if args.only and result.is_file() else {}
+    result, page = (Path(RESULT), PAGE) if args.record else (RUNS / RESULT, RUNS / "bench.md")
+    before = next((path for path in (result, Path(RESULT)) if path.is_file()), None)
+    known = json.loads(before.read_text(encoding="utf-8")) if args.only and before else {}
     sections: dict[str, Figures] = known.get("sections", {})
     for name in args.only or SECTIONS:
         begin = time.monotonic()
@@ -253,9 +258,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
     figures = {key: next((found[key] for found in sections.values() if key in found), None) for key in KEYS}
     write_if_changed(result, json_text({**figures, "config": config.name, "sections": sections}))
-    write_page(args.page, figures, sections)
+    if not args.record:
+        write_if_changed(page, f"{BEGIN}\n{END}\n")
+    write_page(page, figures, sections)
     print(json.dumps(figures, indent=1))
-    print(f"{RESULT} and {args.page} written")
+    print(f"{result} and {page} written")
     return 0
 
 

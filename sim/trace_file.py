@@ -5,6 +5,7 @@ Binary: u32 TRACE_MAGIC, bytes of a spike word, bytes of a residual word; then r
 descriptor, and the word (or the u64 cycle), all little-endian.
 """
 import enum
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 TRACE_MAGIC = 0x3154534D  # "MST1"
+WIDEST = 1 << 12
+"""Bytes of a word; the widest machine's spike word has 128."""
 TRACE_SUFFIX = ".trace"
 
 
@@ -25,6 +28,10 @@ class TraceKind(enum.IntEnum):
     STREAM = ord("R")
     DISPATCH = ord("D")
     FINISH = ord("F")
+
+
+_KINDS = {int(kind) for kind in TraceKind}
+_LINE = re.compile(r"(\S) ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]+)")
 
 
 class TraceError(ValueError):
@@ -73,20 +80,28 @@ def read_trace(path: Path) -> Iterator[Record]:
 
 def _text(path: Path) -> Iterator[tuple[str, int, str]]:
     """(kind, number, word in hexadecimal) of each line."""
-    with path.open(encoding="ascii") as lines:
-        for line in lines:
-            kind, first, second = line.split()
-            yield kind, int(first, 16), second
+    with path.open(encoding="ascii", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            found = _LINE.fullmatch(line.strip())
+            if found is None:
+                raise TraceError(f"{path}:{number}: {line[:60]!r} is not a letter and two hexadecimal numbers: simulate again")
+            yield found[1], int(found[2], 16), found[3]
 
 
 def _binary(path: Path) -> Iterator[tuple[str, int, str]]:
     """The same of each binary record; a record that was cut off at the end is left out."""
     data = path.read_bytes()
+    if len(data) < 12:
+        raise TraceError(f"{path}: ends at byte {len(data)}, within its header: simulate again")
     _, spike, stream = struct.unpack_from("<3I", data)
+    if max(spike, stream) > WIDEST or not min(spike, stream):
+        raise TraceError(f"{path}: words of {spike} and {stream} bytes: not a trace of a machine; simulate again")
     sizes = {TraceKind.SPIKE: spike, TraceKind.STREAM: stream}
     at, end = 12, len(data)
     while at + 8 <= end:
         kind, first = struct.unpack_from("<2I", data, at)
+        if kind not in _KINDS:
+            raise TraceError(f"{path}: no record of kind {kind:#x} is known, at byte {at}: simulate again")
         size = sizes.get(kind, 8)
         if at + 8 + size > end:
             return

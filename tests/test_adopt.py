@@ -17,6 +17,7 @@ from model.mst import MST
 from model.neuron import Engine
 from model.reference import ReferenceModelError, from_state_dict
 from model.reference.adopt import adopted
+from model.reference.files import save as save_reference
 from model.start import begin
 from model.train import Trainer
 from quantize.__main__ import main as quantize_main
@@ -42,6 +43,42 @@ def test_the_adopted_network_computes_the_same(name: str, levels: int) -> None:
     steps = theirs.logits(images, "stepwise", 6)
     assert (steps - ours.logits(images, "stepwise", 6)).abs().max() < 1e-9 and steps.std() > 0.1
     assert (from_state_dict(state, image, classes).logits(images) - ours.logits(images)).abs().max() > 1e-3, "L is not 16"
+
+
+@pytest.mark.parametrize("scale", [0.9, 0.05])
+def test_another_factor_of_the_scores_goes_into_q(scale: float) -> None:
+    state, images = states.random_state(seed=1), states.random_images(9, 2, 16, 3)
+    theirs = from_state_dict(state, 16, levels=15, qk_scale=scale)
+    ours = adopted(theirs, 15)
+    assert (theirs.logits(images) - ours.logits(images)).abs().max() < 1e-9
+    assert (theirs.logits(images, "stepwise", 6) - ours.logits(images, "stepwise", 6)).abs().max() < 1e-9
+    assert (from_state_dict(state, 16, levels=15).logits(images) - ours.logits(images)).abs().max() > 1e-3
+    with pytest.raises(ReferenceModelError, match="MODEL.MST.QK_SCALE = -1: q would need a negative threshold"):
+        adopted(from_state_dict(state, 16, levels=15, qk_scale=-1.0), 15)
+
+
+def test_an_adopted_network_keeps_the_authors_normalisation_and_its_masking_ratio(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CIFAR-100 has values of its own here; a network that was trained with CIFAR-10's sees the same pixels in training."""
+    reference = from_state_dict(states.random_state(seed=1, dtype=torch.float32), 16)
+    save_reference(tmp_path / "r.safetensors", reference, {"config": {}, "mask_ratio": 0.3})
+    assert model_main(["adopt", str(tmp_path / "r.safetensors"), "-o", str(tmp_path / "own.toml"), "--dataset", "cifar100"]) == 0
+    assert "[masking] ratio = 0.300781: the checkpoint's 0.3, to the nearest multiple of 1/256" in capsys.readouterr().out
+    assert load(tmp_path / "own.toml").masking.ratio == 77 / 256
+    start = tmp_path / "own.start.safetensors"
+    source, info = checkpoint.load(start)
+    assert source.mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465]) and info["dataset"] == "cifar100"
+    own = MST(dataclasses.replace(source.config, final_norm="batch"), MaskingConfig())
+    own.mean.fill_(0.3)
+    own.std.fill_(0.1)
+    raw = torch.randint(256, (32, 3, 16, 16), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    begin(own, start, own.normalise(raw))
+    assert torch.equal(own.mean, source.mean) and torch.equal(own.std, source.std)
+    same = MST(own.config, MaskingConfig())
+    same.mean.copy_(source.mean)
+    same.std.copy_(source.std)
+    begin(same, start, same.normalise(raw))
+    assert torch.allclose(own.norm.running_mean, same.norm.running_mean, atol=1e-4), "the moments are of the same pixels"
 
 
 @pytest.mark.parametrize("key", ["layers.0.blocks.0.attn.attn_v_if.up", "layers.0.downsample.reduction_if.up", "head.bias",

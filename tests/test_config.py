@@ -74,7 +74,7 @@ def test_bad_models_are_refused(tmp_path: Path, change: dict[str, object], messa
     ("[quantize]\nrom_bits = 20\n", "rom_bits must be 6 to 16, not 20"),
     ("[quantize]\nstream_bits = 2\n", "stream_bits must be 4 to 12, not 2"),
     ("[engine]\nlanes = 3\n", r"unknown table \[engine\]; known: model, masking"),
-    ("[masking\n", "not TOML"), ("[masking]\nratio = nan\n", r"in \[0, 1\), not nan$"),
+    ("[masking\n", "not TOML"), ("[masking]\nratio = nan\n", r"ratio must be a finite number, not nan$"),
 ])
 def test_bad_tables_are_refused(tmp_path: Path, rest: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -121,7 +121,7 @@ def test_mask_ratios_by_site_and_block(tmp_path: Path, rest: str, sites: tuple[s
     ("[train]\nmixup = -0.5\n", "mixup must be at least 0, not -0.5"),
     ("[train]\nerasing = 1.5\n", "erasing must be 0 to 1, not 1.5"),
     ("[train]\ndrop_path = 1.0\n", r"drop_path must be in \[0, 1\), not 1.0"),
-    ("[train]\nprecision = 'half'\n", "precision must be bfloat16 or float32 or float16, not 'half'"),
+    ("[train]\nprecision = 'half'\n", "precision must be auto or bfloat16 or float32 or float16, not 'half'"),
     ("[train]\nrandaugment_magnitude = 11\n", "randaugment_magnitude must be 0 to 10, not 11.0"),
     ("[train]\nrandaugment_ops = 20\n", "randaugment_ops must be 0 to 8, not 20"),
     ("[train]\nbatch = 5\n", r"batch must be at least two images for each of its 2 shards and .* \(or set shards = 1\), not 5"),

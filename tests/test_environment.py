@@ -3,6 +3,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,8 @@ LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- onl
 LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
 EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
 TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "bitstream", "program", "pynq", "post-synth", "events",
-           "test", "train", "quantize", "rtl", "golden", "report", "check", "clean", "distclean")
+           "study", "regs", "firmware", "soc-sim", "test", "fuzz-files", "train", "distill", "quantize", "rtl", "golden", "report",
+           "check", "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -103,6 +105,16 @@ def test_help_is_the_default_and_names_every_target(clean_env: dict[str, str]) -
 
 @pytest.mark.parametrize(("arguments", "command"), [
     (("sim",), "-m sim run --config configs/cifar10-tiny.toml --sim verilator"),
+    (("synth",), "-m hwgen synth --config configs/cifar10-tiny-ecp5.toml"),
+    (("synth", "CONFIG=a.toml"), "-m hwgen synth --config a.toml"),
+    (("bitstream",), "-m hwgen.boards bitstream --board ulx3s"),
+    (("bitstream", "BOARD=primer20k", "CONFIG=a.toml", "ARGS=--jobs 1"),
+     "-m hwgen.boards bitstream --board primer20k --config a.toml --jobs 1"),
+    (("pynq",), "-m hwgen.pynq"),
+    (("pynq", "CONFIG=a.toml"), "-m hwgen.pynq --config a.toml"),
+    (("soc-sim",), "-m sim.soc --config configs/fashion-tiny.toml"),
+    (("soc-sim", "CONFIG=a.toml"), "-m sim.soc --config a.toml"),
+    (("rtl", "CONFIG=my configs/it's $$1.toml"), "-m hwgen emit --config my configs/it's $1.toml"),
     (("sim", "CONFIG=a.toml", "IMAGES=3", "MASK=0.75", "SIM=icarus", "WAVES=1"),
      "-m sim run --config a.toml --images 3 --mask 0.75 --sim icarus --waves"),
     (("sim", "WAVES=0", "SEED=7"), "-m sim run --config configs/cifar10-tiny.toml --random-weights 7 --sim verilator"),
@@ -118,8 +130,30 @@ def test_help_is_the_default_and_names_every_target(clean_env: dict[str, str]) -
 def test_targets_call_our_commands(clean_env: dict[str, str], arguments: tuple[str, ...], command: str) -> None:
     done = make("-n", *arguments, env=clean_env)
     assert done.returncode == 0, done.stderr
-    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    lines = [" ".join(words(line)) for line in done.stdout.splitlines()]
     assert any(line.endswith(command) for line in lines), done.stdout
+
+
+def words(line: str) -> list[str]:
+    """What the shell makes of a line; those of a longer command are no whole sentence of it."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return line.split()
+
+
+@pytest.mark.parametrize("target", ["swin-t", "post-synth", "golden", "test"])
+def test_a_target_that_takes_no_configuration_says_so(clean_env: dict[str, str], target: str) -> None:
+    done = make("-n", target, "CONFIG=a.toml", env=clean_env)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"make {target} takes no CONFIG: leave it out" in done.stderr
+
+
+def test_every_target_takes_a_configuration_or_refuses_it(clean_env: dict[str, str]) -> None:
+    """But help: there is no third kind, which would ignore it."""
+    for target in set(TARGETS) - {"help"}:
+        done = make("-n", target, "CONFIG=some.toml", env=clean_env)
+        assert "takes no CONFIG" in done.stderr or "--config some.toml" in " ".join(done.stdout.replace("'", "").split()), target
 
 
 def test_make_sim_asks_for_no_torch(clean_env: dict[str, str]) -> None:

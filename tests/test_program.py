@@ -1,6 +1,7 @@
 """The compiler: layout, limits, and what it refuses."""
 import contextlib
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hwgen.descriptors import DESCRIPTOR_WORDS, GEMM, HEADER, PROGRAM_BITS, Kind
 from hwgen.layout import Buffer, dense_map, slot_map
 from hwgen.parameters import NEURON, pack_channel
 from hwgen.program import CompileError, Program, compile_network, demands, sized
-from hwgen.schedule import layer_table, predict
+from hwgen.schedule import layer_table, predict, predicted_cycles, rate_line
 from model.config import ConfigError, MaskingConfig, ModelConfig
 from model.lfsr import jump_polynomial
 from model.masking import mask_rows
@@ -177,3 +178,44 @@ def test_prediction_grows_with_events(network: Network) -> None:
     assert sum(entry.events for entry in low) == 0
     for quiet, loud in zip(low, high, strict=True):
         assert loud.cycles >= max(quiet.cycles, loud.bound)
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Layer -> least, predicted, most, as `layer_table` prints them."""
+    return {line.split()[0]: line.split()[-3:] for line in table.splitlines()[1:] if re.match(r"\S+ +\d+ +\d+ ", line)}
+
+
+@pytest.mark.parametrize("knobs", [{}, {"memory_bits": 64}])
+def test_the_tables_total_is_the_sum_of_all_its_rows(network: Network, knobs: dict[str, object]) -> None:
+    """The image's transfer and attention count too; at no events and at all of them it is what `predict` says."""
+    whole = dataclasses.replace(network, notes={"activity": {layer.name: 0.0 for layer in network.layers}})
+    program = compiled(whole, **knobs)
+    rows = rows_of(layer_table(program))
+    assert list(rows) == ["image", *(layer.name for layer in network.layers), "total"]
+    for column in range(3):
+        assert sum(int(cells[column]) for name, cells in rows.items() if name != "total") == int(rows["total"][column])
+    silent = {name: np.zeros((buffer.tokens, buffer.channels), np.int64) for name, buffer in program.buffers.items()}
+    assert [int(cells[1]) for name, cells in rows.items() if name != "total"] \
+        == [entry.cycles for entry in predict(program, silent)]
+    assert predicted_cycles(program) == int(rows["total"][1])
+
+
+def test_a_layer_without_recorded_activity_leaves_no_total(network: Network) -> None:
+    half = {layer.name: 1.0 for layer in network.layers if layer.name != "s0.b0.fc1"}
+    program = compiled(dataclasses.replace(network, notes={"activity": half}))
+    table = layer_table(program)
+    rows = rows_of(table)
+    assert rows["s0.b0.fc1"][1] == rows["total"][1] == "-"
+    assert "records no activity of s0.b0.fc1" in table
+    assert predicted_cycles(program) is None
+    least, most = rows["total"][0], rows["total"][2]
+    assert rate_line(program, 50) == (f"{least} to {most} cycles/image, {int(least) / 5e4:.3f} to {int(most) / 5e4:.3f} ms "
+                                      "at 50 MHz")
+
+
+def test_the_prediction_is_told_as_a_time(network: Network) -> None:
+    program = compiled(dataclasses.replace(network, notes={"activity": {layer.name: 1.0 for layer in network.layers}}))
+    cycles = predicted_cycles(program)
+    assert cycles is not None
+    assert rate_line(program, 80) == (f"predicted: {cycles} cycles/image, {cycles / 8e4:.3f} ms, {8e7 / cycles:.1f} images/s "
+                                      "at 80 MHz")

@@ -64,11 +64,11 @@ def test_export_then_accuracy(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["export", "--config", "tiny.toml"]) == 0
     assert "unchanged" in capsys.readouterr().out and (place / "tiny.mstn").stat().st_mtime_ns == before
 
-    assert main(["accuracy", "--config", "tiny.toml", "--images", "70", "--agreement-images", "8"]) == 0
+    assert main(["accuracy", "--config", "tiny.toml", "--images", "70", "--agreement-images", "8", "--record"]) == 0
     measured = json.loads((place / "tiny.accuracy.json").read_text())
     assert measured["qcfs"] == 0.125 and measured["integer_images"] == 70 and 0 <= measured["integer"] <= 1
     assert load_network("tiny.mstn").notes == {"accuracy": measured}
-    text = (place / "docs" / "results" / "tiny-agreement.md").read_text()
+    text = (place / "runs" / "results" / "tiny-agreement.md").read_text()
     assert "`python -m quantize accuracy --config tiny.toml --agreement-images 8`" in text
     assert "| s1.b0.scores |" in text and f"integer network {100 * measured['integer']:.2f} %" in text
     assert main(["export", "--config", "tiny.toml"]) == 0
@@ -79,16 +79,19 @@ def test_a_part_of_the_test_set_is_not_noted(place: Path) -> None:
     assert main(["export", "--config", "tiny.toml"]) == 0
     assert main(["accuracy", "--config", "tiny.toml", "--images", "10", "--agreement-images", "5"]) == 0
     assert not (place / "tiny.accuracy.json").exists() and load_network("tiny.mstn").notes == {}
-    text = (place / "docs" / "results" / "tiny-agreement.md").read_text()
+    text = (place / "runs" / "results" / "tiny-agreement.md").read_text()
     assert "`python -m quantize accuracy --config tiny.toml --images 10 --agreement-images 5`" in text
-    assert main(["accuracy", "--config", "tiny.toml"]) == 0, "all images, however many there are"
+    assert main(["accuracy", "--config", "tiny.toml"]) == 0
+    assert not (place / "tiny.accuracy.json").exists(), "not asked for"
+    assert main(["accuracy", "--config", "tiny.toml", "--images", "10", "--record"]) == 2
+    assert main(["accuracy", "--config", "tiny.toml", "--record"]) == 0, "all images, however many there are"
     assert json.loads((place / "tiny.accuracy.json").read_text())["integer_images"] == 70
 
 
 def test_a_configuration_may_use_another_s_network_but_not_overwrite_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--config", "tiny.toml"]) == 0
     (place / "wide.toml").write_text('network = "tiny.mstn"\n' + CONFIG)
-    assert main(["accuracy", "--config", "wide.toml", "--images", "70", "--results", "results"]) == 0
+    assert main(["accuracy", "--config", "wide.toml", "--images", "70", "--results", "results", "--record"]) == 0
     assert (place / "tiny.accuracy.json").is_file() and not list(place.glob("wide.*on"))
     capsys.readouterr()
     before = (place / "tiny.mstn").read_bytes()

@@ -58,6 +58,43 @@ def test_stepwise_logits_are_those_of_the_equations_at_every_step(name: str) -> 
     assert (sums[1:] - sums[:-1] - sums[0]).abs().max() > 0.1, "the steps differ"
 
 
+@pytest.mark.parametrize(("options", "scale", "plain"), [
+    (dict(position=True), None, {"absolute_pos_embed": None}),
+    (dict(patch_norm=False), None, None),
+    (dict(), 0.9, {}),
+    (dict(position=True, patch_norm=False), 0.31, {})])
+def test_the_options_of_the_authors_network(options: dict[str, Any], scale: float | None,
+                                            plain: dict[str, Any] | None) -> None:
+    """Absolute position embedding, no norm after the patch embedding, another factor of the scores; and each matters."""
+    state, images = states.random_state(**SMALL, **options), states.random_images(9, 2, 8)
+    arrays = {key: value.numpy() for key, value in state.items()}
+    model = from_state_dict(state, 8, qk_scale=scale)
+    assert (model.shape.position, model.shape.patch_norm) == ("position" in options, "patch_norm" not in options)
+    found = model.logits(images)
+    assert np.abs(found.numpy() - naive.qcfs(arrays, images.numpy(), scale=scale)).max() <= TOLERANCE
+    steps = model.logits(images, "stepwise", 16)
+    assert np.abs(steps.numpy() - naive.stepwise(arrays, images.numpy(), 16, scale=scale)).max() <= TOLERANCE
+    if plain is not None:
+        without = from_state_dict({key: value for key, value in state.items() if key not in plain}, 8)
+        assert (without.logits(images) - found).abs().max() > 1e-3
+
+
+def test_ratio_0_draws_as_published_where_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published code draws at ratio 0 too, and drops the spike whose draw is exactly 0."""
+    state, images = states.random_state(**SMALL), states.random_images(9, 2, 8)
+    still, drawing = from_state_dict(state, 8), from_state_dict(state, 8, always_draw=True)
+    torch.manual_seed(3)
+    assert torch.equal(drawing.logits(images), still.logits(images)), "no draw is 0 here"
+    torch.manual_seed(3)
+    drawing.logits(images)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert not torch.equal(after, torch.rand(1)), "it has drawn"
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
+    assert (drawing.logits(images) - still.logits(images)).abs().max() > 1e-3
+    assert torch.equal(drawing.logits(images), from_state_dict(state, 8, mask_ratio=0.5).logits(images)), "all are dropped"
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_networks_of_these_tests_are_alive(name: str) -> None:
     """No activation of the first block of any stage is always silent or always full, so that each decides something."""
@@ -75,7 +112,7 @@ MUTANTS = {
     "hard reset": ("v = v - spike", "v = v * (1 - spike)"),
     "spike carries up / L": ("out = up * spike", "out = up * spike / self.levels"),
     "no half step": ("* self.levels / up + 0.5", "* self.levels / up"),
-    "15 levels": ("def qcfs(state, images, levels=16)", "def qcfs(state, images, levels=15)"),
+    "15 levels": ("def qcfs(state, images, levels=16", "def qcfs(state, images, levels=15"),
     "no ceiling": ("/ self.levels, 0, 1)", "/ self.levels, 0, 9)"),
     "keys before queries": ("qkv[:, channels:2 * channels]", "qkv[:, :channels]"),
     "unscaled scores": (" / np.sqrt(head)", ""),
@@ -230,7 +267,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"drop": "patch_embed.proj.weight"}, "lacks patch_embed.proj.weight"),
     ({"drop": "head.weight"}, "lacks head.weight"),
     ({"drop": "layers.0.blocks.0."}, "lacks layers.0.blocks.0.norm1.weight"),
-    ({"add": {"absolute_pos_embed": torch.zeros(1, 64, 4)}}, "unknown absolute_pos_embed"),
+    ({"add": {"absolute_pos_embed": torch.zeros(1, 60, 4)}}, r"absolute_pos_embed has shape \[1, 60, 4\], not \[1, 64, 4\]"),
     ({"add": {"layers.9.downsample.norm.weight": torch.zeros(3)}}, "unknown layers.9.downsample.norm.weight"),
     ({"add": {"norm.running_mean": torch.zeros(16)}}, "unknown norm.running_mean"),
     ({"add": {"head.bias": torch.zeros(4)}}, r"head.bias has shape \[4\], not \[3\]"),
@@ -251,6 +288,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"image_size": 8.0}, "image_size = 8.0"),
     ({"classes": 10}, "classes = 10, but head.weight has 3 rows"),
     ({"mask_ratio": 1.0}, r"mask_ratio must be in \[0, 1\), not 1.0"),
+    ({"qk_scale": 0.0}, "qk_scale must be a finite number other than 0, not 0.0"),
+    ({"qk_scale": float("inf")}, "qk_scale must be a finite number other than 0, not inf"),
     ({"levels": 0}, "levels must be a whole number of at least 1, not 0"),
 ]
 

@@ -244,3 +244,66 @@ def test_a_config_that_refers_to_itself_is_refused() -> None:
     for value in (loop, bomb):
         with pytest.raises(UnpickleError, match="too large or refers to itself"):
             plain(value)
+
+
+def imported(tmp_path: Path, yacs: type[CfgNode], mst: dict[str, Any], **top: Any) -> Path:
+    """What `import` makes of a checkpoint whose MODEL.MST is `mst`."""
+    checkpoint_file = content(yacs)
+    checkpoint_file["config"] = yacs(DATA=yacs(IMG_SIZE=8), MODEL=yacs(MST=yacs(**mst)), **top)
+    torch.save(checkpoint_file, tmp_path / "best.pth")
+    out = tmp_path / "out.safetensors"
+    assert main(["import", str(tmp_path / "best.pth"), "-o", str(out)]) == 0
+    return out
+
+
+def test_what_the_configuration_says_is_applied_and_printed(tmp_path: Path, yacs: type[CfgNode],
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    out = imported(tmp_path, yacs, {"QK_SCALE": 0.5, "MASKING_RATIO": 0.75, "t": 8})
+    said = capsys.readouterr().out
+    assert "its configuration: L (t) 8, factor of the scores (QK_SCALE) 0.5, MASKING_RATIO 0.75\n" in said
+    images, state = states.random_images(9, 2, 8, dtype=torch.float32), states.random_state(**FLOAT32)
+    logits = from_state_dict(state, 8, levels=8, qk_scale=0.5).logits(images)
+    assert torch.equal(load(out).logits(images), logits)
+    assert (from_state_dict(state, 8).logits(images) - logits).abs().max() > 1e-3
+    assert load(out, mask_ratio=None).mask_ratio == 0.75
+    assert main(["reference", str(out)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["levels"], shown["qk_scale"], shown["mask_ratio"], shown["always_draw"]) == (8, 0.5, 0.75, False)
+    assert main(["reference", str(out), "--mask-ratio", "0", "--always-draw"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["mask_ratio"], shown["always_draw"]) == (0.0, True)
+
+
+@pytest.mark.parametrize("scale", [None, 0, 0.0])
+def test_no_factor_of_the_scores_means_that_of_the_head(scale: object, tmp_path: Path, yacs: type[CfgNode],
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    out = imported(tmp_path, yacs, {"QK_SCALE": scale})
+    assert "L (t) 16, factor of the scores (QK_SCALE) head^-1/2, MASKING_RATIO not named\n" in capsys.readouterr().out
+    images = states.random_images(9, 2, 8, dtype=torch.float32)
+    assert torch.equal(load(out).logits(images), from_state_dict(states.random_state(**FLOAT32), 8).logits(images))
+
+
+@pytest.mark.parametrize(("mst", "complaint"), [
+    ({"QK_SCALE": "0.5"}, "MODEL.MST.QK_SCALE = '0.5', not a number"), ({"QK_SCALE": float("nan")}, "QK_SCALE = nan"),
+    ({"MASKING_RATIO": 1.0}, "MASKING_RATIO = 1, not in [0, 1)"), ({"MASKING_RATIO": None}, "MASKING_RATIO = None, not a number"),
+    ({"t": 0}, "t = 0, the levels of QCFS"), ({"t": 1.5}, "t = 1.5, the levels of QCFS"),
+    ({"t": True}, "t = True, not a number")])
+def test_a_configuration_that_cannot_be_is_refused(mst: dict[str, Any], complaint: str, tmp_path: Path, yacs: type[CfgNode],
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    saved = content(yacs) | {"config": yacs(DATA=yacs(IMG_SIZE=8), MODEL=yacs(MST=yacs(**mst)))}
+    torch.save(saved, tmp_path / "best.pth")
+    assert complaint in refused(capsys, "import", tmp_path / "best.pth", "-o", tmp_path / "out.safetensors")
+
+
+def test_options_without_an_integer_form_are_told_by_name(tmp_path: Path, yacs: type[CfgNode],
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    for option, name in ((dict(position=True), "`absolute_pos_embed` (MODEL.MST.APE)"),
+                         (dict(patch_norm=False), "`patch_embed` has no BatchNorm (MODEL.MST.PATCH_NORM = False)")):
+        saved = content(yacs) | {"model": states.random_state(**FLOAT32, **option)}
+        out = tmp_path / f"{next(iter(option))}.safetensors"
+        torch.save(saved, tmp_path / "best.pth")
+        assert main(["import", str(tmp_path / "best.pth"), "-o", str(out)]) == 0
+        assert f"not for the machine: {name}" in capsys.readouterr().out
+        assert f"no network of ours: {name}" in refused(capsys, "adopt", out, "-o", tmp_path / "own.toml", "--dataset", "cifar10")
+        assert quantize_main(["export", "--config", "configs/cifar10-tiny.toml", "--checkpoint", str(out)]) == 2
+        assert name in capsys.readouterr().err

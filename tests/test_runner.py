@@ -118,6 +118,16 @@ def test_waves_only_when_asked(bench_dir: Path, any_simulator: str, monkeypatch:
     assert waves is not None and waves.stat().st_size > 0
 
 
+@pytest.mark.parametrize(("variable", "value"), [("COCOTB_TEST_FILTER", "nothing_of_this_name"), ("COCOTB_TESTCASE", "nothing"),
+                                                 ("COCOTB_USER_COVERAGE", "1"), ("COCOTB_MAX_FAILURES", "x")])
+def test_cocotb_s_variables_in_the_environment_change_nothing(bench_dir: Path, monkeypatch: pytest.MonkeyPatch, variable: str,
+                                                              value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    results = bench(bench_dir.parent / "test_idle_and_stall_matrix", "verilator", name=variable)
+    assert (results.passed, results.failed) == (4, 0), results.summary()
+    assert os.environ[variable] == value
+
+
 def test_testcase_chooses(bench_dir: Path) -> None:
     folder = bench_dir.parent / "test_idle_and_stall_matrix"
     results = bench(folder, "verilator", name="chosen", testcase="matrix/idle=3/stall=3")

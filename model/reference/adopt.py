@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.config import ConfigError, MaskingConfig, ModelConfig
 from model.mst import MST
+from model.reference.files import options
 from model.reference.network import Reference
 from model.reference.shape import ReferenceModelError, Shape
 
@@ -39,8 +40,15 @@ def config_of(shape: Shape, levels: int) -> ModelConfig:
 
 
 def adopted(reference: Reference, levels: int) -> MST:
-    """Our network with the weights of `reference`, in its dtype, L = `levels`, evaluation mode; ReferenceModelError."""
+    """Our network with the weights of `reference`, in its dtype, L = `levels`, evaluation mode; ReferenceModelError.
+
+    A factor of the scores other than head^-1/2 goes into q: its weights and threshold are multiplied by the quotient.
+    """
     shape = reference.shape
+    for why in options(reference):
+        raise ReferenceModelError(f"no network of ours: {why}")
+    if reference.qk_scale is not None and reference.qk_scale < 0:
+        raise ReferenceModelError(f"MODEL.MST.QK_SCALE = {reference.qk_scale:g}: q would need a negative threshold")
     model = MST(config_of(shape, levels), MaskingConfig(sites=())).to(reference.head.weight.dtype)
     theirs = reference.state_dict()
     state: dict[str, Tensor] = {}
@@ -50,8 +58,8 @@ def adopted(reference: Reference, levels: int) -> MST:
             if f"{source}.{part}" in theirs:
                 state[f"{target}.{part}"] = theirs[f"{source}.{part}"]
 
-    def fires(source: str, target: str) -> None:
-        up = theirs[f"{source}.up"]
+    def fires(source: str, target: str, factor: float = 1.0) -> None:
+        up = theirs[f"{source}.up"] * factor
         if not (up > 0).all():
             raise ReferenceModelError(f"{source}.up is {up.item():g}: a neuron of ours needs a positive threshold")
         state[f"{target}.log_threshold"] = (up / levels).log().reshape(())
@@ -69,8 +77,13 @@ def adopted(reference: Reference, levels: int) -> MST:
             if not shape.qkv_bias:
                 state[f"{target}.attn.qkv.bias"] = torch.zeros(3 * shape.width(stage))
             state[f"{target}.attn.bias_table"] = theirs[f"{source}.attn.relative_position_bias_table"]
+            width = shape.width(stage)
+            factor = 1.0 if reference.qk_scale is None else reference.qk_scale * (width // shape.heads[stage]) ** 0.5
+            for part in ("weight", "bias"):
+                both = state[f"{target}.attn.qkv.{part}"]
+                state[f"{target}.attn.qkv.{part}"] = torch.cat((both[:width] * factor, both[width:]))
             for name, ours in ACTIVATIONS.items():
-                fires(f"{source}.{name}", f"{target}.{ours}")
+                fires(f"{source}.{name}", f"{target}.{ours}", factor if name == "attn.q_if" else 1.0)
         if stage + 1 < len(shape.depths):
             take(f"layers.{stage}.downsample.norm", f"stages.{stage}.merge.norm")
             take(f"layers.{stage}.downsample.reduction", f"stages.{stage}.merge.linear")
@@ -93,7 +106,7 @@ CONFIG = """\
 
 [masking]
 sites = "published-code"
-ratio = 0.0
+ratio = {ratio}
 
 [train]
 dataset = {dataset}
@@ -111,13 +124,16 @@ planes = {planes}
 """The configuration that `python -m model adopt` writes."""
 
 
-def config_text(config: ModelConfig, *, source: str, path: str, dataset: str, start: str) -> str:
-    """A configuration file that trains on from checkpoint `start`, a network of `config`, with a BatchNorm before the head."""
+def config_text(config: ModelConfig, *, source: str, path: str, dataset: str, start: str, ratio: float = 0.0) -> str:
+    """A configuration file that trains on from checkpoint `start`, a network of `config`, with a BatchNorm before the head.
+
+    `ratio`: share of spikes to mask, a multiple of 1/256.
+    """
     found = dataclasses.asdict(dataclasses.replace(config, final_norm="batch"))
     defaults = {entry.name: entry.default for entry in dataclasses.fields(config)}
     lines = [f"{key} = {_toml(value)}" for key, value in found.items() if value != defaults[key]]
     return CONFIG.format(source=source, path=path, dataset=json.dumps(dataset), start=json.dumps(start), levels=config.levels,
-                         planes=config.planes, model="\n".join(lines))
+                         ratio=ratio, planes=config.planes, model="\n".join(lines))
 
 
 def _toml(value: object) -> str:

@@ -4,6 +4,7 @@ Source: Wang et al., "Masked Spiking Transformer", ICCV 2023, and its published 
 docs/reference.md. Modules are named as the state dict's keys. Thresholds decide, so that a rounding error can become a
 spike: the order of the floating-point operations is part of the contract, and comments say where it matters.
 """
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -56,17 +57,19 @@ class SpikeMask:
     """Random Spike Masking as published: keep where uniform > ratio, drawn anew at every call, no rescaling.
 
     Draws come from torch in the published order (q, k, scores), so that one seed gives the masks of the authors' code.
-    At ratio 0 nothing is drawn (there, a spike in 2^24 is lost even at ratio 0, where the draw is 0).
+    At ratio 0 nothing is drawn unless `always`: the published code draws there too, and loses the one spike in 2^24
+    whose draw is exactly 0.
     """
 
-    def __init__(self, ratio: float) -> None:
+    def __init__(self, ratio: float, always: bool = False) -> None:
         if not 0 <= ratio < 1:
             raise ReferenceModelError(f"mask_ratio must be in [0, 1), not {ratio}")
         self.ratio = ratio
+        self.draws = always or ratio > 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """x with each entry set to 0 with probability `ratio`."""
-        return x * (torch.rand(x.shape, device=x.device) > self.ratio) if self.ratio else x
+        return x * (torch.rand(x.shape, device=x.device) > self.ratio) if self.draws else x
 
 
 class Attention(nn.Module):
@@ -75,11 +78,12 @@ class Attention(nn.Module):
     index: Tensor
     region: Tensor | None
 
-    def __init__(self, shape: Shape, stage: int, block: int, levels: int, mask: SpikeMask) -> None:
+    def __init__(self, shape: Shape, stage: int, block: int, levels: int, mask: SpikeMask, scale: float | None) -> None:
         super().__init__()
         channels, window, shift = shape.width(stage), shape.windows[stage], shape.shift(stage, block)
         self.heads, self.head = shape.heads[stage], channels // shape.heads[stage]
         self.mask = mask
+        self.scale = self.head**-0.5 if scale is None else scale
         self.qkv = nn.Linear(channels, 3 * channels, bias=shape.qkv_bias)
         self.q_if, self.k_if, self.v_if = If(levels), If(levels), If(levels)
         self.attn_if, self.attn_v_if = If(levels), If(levels)
@@ -99,7 +103,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).reshape(count, n, 3, self.heads, self.head).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.mask(self.q_if(q)), self.mask(self.k_if(k))
         # The product is scaled, not q: the rounding of the sum differs. head ** -0.5 as a factor, as Swin code does.
-        score = self.mask(self.attn_if((q @ k.transpose(-2, -1)) * self.head**-0.5))
+        score = self.mask(self.attn_if((q @ k.transpose(-2, -1)) * self.scale))
         v = self.v_if(v)
         score = score + self.bias()
         if self.region is not None:
@@ -129,12 +133,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One transformer block. The shortcut of the MLP is taken after the second norm."""
 
-    def __init__(self, shape: Shape, stage: int, block: int, levels: int, mask: SpikeMask) -> None:
+    def __init__(self, shape: Shape, stage: int, block: int, levels: int, mask: SpikeMask, scale: float | None) -> None:
         super().__init__()
         channels = shape.width(stage)
         self.side, self.window, self.shift = shape.side(stage), shape.windows[stage], shape.shift(stage, block)
         self.norm1, self.shortcut1_if = batch_norm(channels), If(levels)
-        self.attn = Attention(shape, stage, block, levels, mask)
+        self.attn = Attention(shape, stage, block, levels, mask, scale)
         self.norm2, self.shortcut2_if = batch_norm(channels), If(levels)
         self.mlp = Mlp(channels, shape.hidden[stage], levels, shape.mlp_norm)
 
@@ -167,9 +171,9 @@ class Downsample(nn.Module):
 class Layer(nn.Module):
     """Blocks at one resolution and, except in the last stage, the merging that leaves it."""
 
-    def __init__(self, shape: Shape, stage: int, levels: int, mask: SpikeMask) -> None:
+    def __init__(self, shape: Shape, stage: int, levels: int, mask: SpikeMask, scale: float | None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(shape, stage, block, levels, mask) for block in range(shape.depths[stage]))
+        self.blocks = nn.ModuleList(Block(shape, stage, block, levels, mask, scale) for block in range(shape.depths[stage]))
         self.downsample = Downsample(shape, stage, levels) if stage + 1 < len(shape.depths) else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,32 +184,41 @@ class Layer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Convolution on non-overlapping patches, BatchNorm over channels, `if`."""
+    """Convolution on non-overlapping patches, BatchNorm over channels (where the network has one there), `if`."""
 
     def __init__(self, shape: Shape, levels: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(shape.in_channels, shape.embedding, shape.patch, shape.patch)
-        self.norm, self.proj_if = batch_norm(shape.embedding), If(levels)
+        self.norm, self.proj_if = batch_norm(shape.embedding) if shape.patch_norm else None, If(levels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> tokens [B, N, embedding]."""
-        return self.proj_if(over_channels(self.norm, self.proj(images).flatten(2).transpose(1, 2)))  # type: ignore[no-any-return]
+        x = self.proj(images).flatten(2).transpose(1, 2)
+        return self.proj_if(x if self.norm is None else over_channels(self.norm, x))  # type: ignore[no-any-return]
 
 
 class Reference(nn.Module):
     """The authors' network of one `shape`; always in evaluation mode (running statistics, no drop path).
 
-    `levels` is L of the QCFS network; `mask_ratio` masks spikes of q, k and scores, at every call anew.
+    `levels` is L of the QCFS network; `mask_ratio` masks spikes of q, k and scores, at every call anew, and at ratio 0
+    too where `always_draw`, as published (`SpikeMask`). `qk_scale` is the factor of the scores (None: head^-1/2).
     """
 
-    def __init__(self, shape: Shape, levels: int = LEVELS, mask_ratio: float = 0.0) -> None:
+    absolute_pos_embed: Tensor | None
+
+    def __init__(self, shape: Shape, levels: int = LEVELS, mask_ratio: float = 0.0, qk_scale: float | None = None,
+                 always_draw: bool = False) -> None:
         super().__init__()
         if type(levels) is not int or levels < 1:
             raise ReferenceModelError(f"levels must be a whole number of at least 1, not {levels!r}")
-        self.shape, self.levels, mask = shape, levels, SpikeMask(mask_ratio)
-        self.mask_ratio = mask_ratio
+        if qk_scale is not None and not (isinstance(qk_scale, int | float) and math.isfinite(qk_scale) and qk_scale):
+            raise ReferenceModelError(f"qk_scale must be a finite number other than 0, not {qk_scale!r}")
+        self.shape, self.levels, mask = shape, levels, SpikeMask(mask_ratio, always_draw)
+        self.mask_ratio, self.qk_scale = mask_ratio, qk_scale
         self.patch_embed = PatchEmbed(shape, levels)
-        self.layers = nn.ModuleList(Layer(shape, stage, levels, mask) for stage in range(len(shape.depths)))
+        self.register_parameter("absolute_pos_embed", nn.Parameter(torch.zeros(1, shape.side(0)**2, shape.embedding))
+                                if shape.position else None)
+        self.layers = nn.ModuleList(Layer(shape, stage, levels, mask, qk_scale) for stage in range(len(shape.depths)))
         channels = shape.width(len(shape.depths) - 1)
         self.norm = nn.LayerNorm(channels)
         self.head = nn.Linear(channels, shape.classes)
@@ -225,6 +238,8 @@ class Reference(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """One pass, of one time step where the neurons spike: images [B, C, H, W] -> logits [B, classes]."""
         x = self.patch_embed(images)
+        if self.absolute_pos_embed is not None:
+            x = x + self.absolute_pos_embed
         for layer in self.layers:
             x = layer(x)
         return self.head(self.norm(x).mean(1))  # type: ignore[no-any-return]
@@ -279,16 +294,18 @@ class Reference(nn.Module):
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor], image_size: int, classes: int | None = None, *,
-                    levels: int = LEVELS, mask_ratio: float = 0.0) -> Reference:
+                    levels: int = LEVELS, mask_ratio: float = 0.0, qk_scale: float | None = None,
+                    always_draw: bool = False) -> Reference:
     """The network of a state dict of the authors' code (a checkpoint's `model`), in its dtype (float32 at least).
 
-    All sizes come from the tensors' shapes; `classes`, where given, must agree. Prefixes such as `module.` and the
+    All sizes come from the tensors' shapes; `classes`, where given, must agree. `levels` and what follows it are those of
+    `Reference`. Prefixes such as `module.` and the
     buffers that Swin code stores are accepted. ReferenceModelError: one line that names the key that is missing or unknown.
     """
     state = without_prefix(state_dict)
     shape = shape_of(state, image_size, classes)
     tensors = checked(state, shape)
-    model = Reference(shape, levels, mask_ratio)
+    model = Reference(shape, levels, mask_ratio, qk_scale, always_draw)
     wide = tensors["head.weight"].dtype == torch.float64
     model.to(torch.float64 if wide else torch.float32)
     own = model.state_dict()

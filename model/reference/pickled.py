@@ -1,21 +1,22 @@
 """Reading a torch checkpoint (`torch.save`, zip or legacy format) without running anything that it names.
 
-The pickle machine is Python's own, but every global is looked up in a table of inert stand-ins made here: tensors
+The pickle machine is `model.inert_pickle`; every global is looked up in a table of inert stand-ins made here: tensors
 become `TensorRef` records, storages their dtype, a yacs CfgNode a plain dict. Anything else is refused by its name.
 No torch import, and storages are read only when asked for, so an optimiser's state costs nothing.
 """
+import io
 import math
-import pickle
 import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.inert_pickle import Machine, Standing, UnpickleError, builtins, encoded, scalar_dict
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -31,17 +32,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError
 NUMPY_TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 
 
-class UnpickleError(ValueError):
-    """A file that is not a readable checkpoint: one line that says what is wrong and what to do."""
-
-
 class CfgDict(dict[Any, Any]):
-    """Stands for a yacs CfgNode: its entries, without its methods."""
+    """Stands for a yacs CfgNode: its entries. The node's own attributes (frozen, renamed keys) say nothing of the network."""
 
     __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        """The node's own attributes (frozen or not, renamed keys) say nothing about the network: dropped."""
 
 
 class StorageRef(NamedTuple):
@@ -51,6 +45,11 @@ class StorageRef(NamedTuple):
     dtype: str
     items: int
 
+    @property
+    def bytes(self) -> int:
+        """Its size in the file."""
+        return self.items * ITEM_BYTES[self.dtype]
+
 
 class TensorRef(NamedTuple):
     """A tensor of the file, not read yet: view of a storage with offset, shape and stride in items."""
@@ -59,6 +58,11 @@ class TensorRef(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Its size once it is read."""
+        return math.prod(self.shape) * ITEM_BYTES[self.storage.dtype]
 
 
 def _rebuild_tensor(storage: object, offset: int, shape: Any, stride: Any, *_: object) -> TensorRef:
@@ -85,7 +89,7 @@ def _numpy_scalar(dtype: object, raw: object) -> float | int | bool:
     return np.frombuffer(raw, dtype.name, 1)[0].item()  # type: ignore[no-any-return]
 
 
-class _NumpyType:
+class _NumpyType(Standing):
     """Stands for numpy.dtype: only plain numbers."""
 
     def __init__(self, name: object, *_: object) -> None:
@@ -93,56 +97,47 @@ class _NumpyType:
             raise UnpickleError("a numpy.dtype is not one of " + " ".join(NUMPY_TYPES))
         self.name = name
 
-    def __setstate__(self, state: object) -> None:
+    def set_state(self, state: object) -> None:
+        """See Standing: only the byte order counts."""
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", "|", "="):
             raise UnpickleError("a numpy scalar is not little-endian")
 
 
-def _encode(text: object, encoding: object = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise UnpickleError("encodes a text in another way than latin1")
-    return text.encode("latin1")
-
-
 def _globals() -> dict[tuple[str, str], object]:
-    """What a checkpoint may name, each an inert stand-in; made anew for every file, so that none can spoil the next."""
-    def fresh(function: Callable[..., object]) -> Callable[..., object]:
-        return lambda *arguments: function(*arguments)
-
+    """What a checkpoint may name, each an inert stand-in."""
     table: dict[tuple[str, str], object] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): fresh(_rebuild_tensor),
-        ("torch._utils", "_rebuild_tensor"): fresh(_rebuild_tensor),
-        ("torch._utils", "_rebuild_parameter"): fresh(_rebuild_parameter),
-        ("torch", "Size"): fresh(tuple),
-        ("yacs.config", "CfgNode"): type("CfgDict", (CfgDict,), {}),
-        ("_codecs", "encode"): fresh(_encode),
+        ("collections", "OrderedDict"): lambda *arguments: OrderedDict(scalar_dict(*arguments)),
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+        ("torch", "Size"): lambda *arguments: tuple(*arguments),
+        ("yacs.config", "CfgNode"): lambda *arguments: CfgDict(scalar_dict(*arguments)),
+        ("_codecs", "encode"): encoded,
+        **builtins(),
     }
-    for module in ("builtins", "__builtin__"):
-        table |= {(module, kind.__name__): kind for kind in (set, frozenset, dict, list, tuple, bool, int, float, complex)}
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"):
-        table |= {(module, "scalar"): fresh(_numpy_scalar), (module, "dtype"): type("dtype", (_NumpyType,), {})}
+        table |= {(module, "scalar"): _numpy_scalar, (module, "dtype"): lambda *arguments: _NumpyType(*arguments)}
     for name, dtype in STORAGES.items():
         table["torch", name] = dtype
     return table
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows only `_globals`, and collects the storages that the pickle refers to."""
+class _Reader(Machine):
+    """A pickle machine that knows only `_globals`, and collects the storages that the pickle refers to."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.known = _globals()
+    def __init__(self) -> None:
+        super().__init__(_globals(), "utf-8", self._storage)
         self.storages: dict[str, StorageRef] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.known:
-            raise UnpickleError(f"names {module}.{name}, which a checkpoint of the authors' code does not hold: "
-                                "nothing of it was run; save only model and config and try again")
-        return self.known[module, name]
+    def _named(self, module: object, name: object) -> None:
+        try:
+            super()._named(module, name)
+        except UnpickleError as error:
+            raise UnpickleError(f"{str(error).replace('such a file', 'a checkpoint of the authors' + chr(39) + ' code')}; "
+                                "save only model and config and try again") from None
 
-    def persistent_load(self, pid: Any) -> StorageRef:
+    def _storage(self, pid: object) -> StorageRef:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], str) \
                 or pid[1] not in ITEM_BYTES:
             raise UnpickleError("refers to something that is not a storage of numbers: save only model and config")
@@ -157,16 +152,9 @@ class _Reader(pickle.Unpickler):
         return found
 
 
-def _unpickle(file: IO[bytes]) -> tuple[Any, dict[str, StorageRef]]:
-    reader = _Reader(file)
-    try:
-        return reader.load(), reader.storages
-    except UnpickleError:
-        raise
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise UnpickleError(f"its pickle is damaged or truncated ({error}): copy the file again") from None
-    except Exception as error:  # whatever a made-up pickle provokes: a line, never a traceback
-        raise UnpickleError(f"its pickle is damaged ({type(error).__name__}: {str(error)[:100]}): copy the file again") from None
+def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
+    reader = _Reader()
+    return reader.load(file, PICKLE_BYTES), reader.storages
 
 
 class CheckpointFile:
@@ -178,6 +166,7 @@ class CheckpointFile:
         self.prefix = ""
         self.archive: zipfile.ZipFile | None = None
         self.places: dict[str, int] = {}  # legacy format: file position of each storage
+        self.size = self.path.stat().st_size
         with self.path.open("rb") as file:
             start = file.read(4)
         if zipfile.is_zipfile(self.path):
@@ -201,6 +190,10 @@ class CheckpointFile:
         try:
             archive = self.archive = zipfile.ZipFile(self.path)
             found = [info for info in archive.infolist() if info.filename.split("/")[1:] == ["data.pkl"]]
+            wide = next((info for info in archive.infolist() if info.compress_size > self.size), None)
+            if wide is not None:  # zipfile takes its word, and as much memory
+                raise UnpickleError(f"{wide.filename[:60]!r} should take {wide.compress_size} bytes of a file of {self.size}: "
+                                    "copy it again")
             if len(found) != 1:
                 raise UnpickleError("a zip archive without data.pkl: not a checkpoint of torch.save; "
                                     "give the .pth file of the authors' code")
@@ -209,10 +202,9 @@ class CheckpointFile:
                 raise UnpickleError(f"its data.pkl has {found[0].file_size} bytes, more than {PICKLE_BYTES}: "
                                     "save only model and config")
             order = f"{self.prefix}byteorder"
-            if order in archive.namelist() and archive.read(order) != b"little":
+            if order in archive.namelist() and (archive.getinfo(order).file_size > 16 or archive.read(order) != b"little"):
                 raise UnpickleError("was written on a big-endian machine: save it again on a little-endian one")
-            with archive.open(found[0]) as file:
-                return _unpickle(file)[0]
+            return _unpickle(io.BytesIO(archive.read(found[0])))[0]
         except UnpickleError:
             raise
         except DAMAGE as error:
@@ -265,8 +257,11 @@ class CheckpointFile:
                 raw = file.read(size)
         dtype = np.dtype("uint16" if storage.dtype == "bfloat16" else storage.dtype).newbyteorder("<")
         items = np.frombuffer(raw, dtype)[ref.offset:] if size else np.zeros(0, dtype)
-        strides = [step * dtype.itemsize for step in ref.stride]
-        return np.array(np.lib.stride_tricks.as_strided(items, ref.shape, strides))
+        strides = [step * dtype.itemsize if side > 1 else 0 for side, step in zip(ref.shape, ref.stride, strict=True)]
+        try:
+            return np.array(np.lib.stride_tricks.as_strided(items, ref.shape, strides))
+        except (ValueError, OverflowError):
+            raise UnpickleError(f"a tensor of shape {str(list(ref.shape))[:80]} cannot be: copy the file again") from None
 
 
 def plain(value: object, limit: int = 100_000) -> Any:

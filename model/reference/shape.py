@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from model.attention import relative_index, window_mask
+from model.config import table_entries
+from model.limits import MOST_ENTRIES, MOST_PIXELS
 
 LEVELS = 16
 """L of the published network."""
+POSITION = "absolute_pos_embed"
+"""The value that is added to each token where MODEL.MST.APE is on."""
 DERIVED = ("relative_position_index", "attn_mask")
 """Buffers that Swin code stores although they follow from the shape: compared, then left out."""
 _BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
@@ -36,6 +40,8 @@ class Shape:
     hidden: tuple[int, ...] = field(metadata={"doc": "hidden channels of the MLPs in each stage"})
     mlp_norm: bool = field(metadata={"doc": "BatchNorm after both MLP layers (the ImageNet variant)"})
     qkv_bias: bool = field(metadata={"doc": "the q/k/v layers have a bias"})
+    patch_norm: bool = field(default=True, metadata={"doc": "BatchNorm after the patch embedding (MODEL.MST.PATCH_NORM)"})
+    position: bool = field(default=False, metadata={"doc": "a learned value is added to each token (MODEL.MST.APE)"})
 
     def side(self, stage: int) -> int:
         """Tokens along one side of the map in `stage`."""
@@ -56,7 +62,8 @@ class Shape:
         return (f"image {self.image_size}x{self.image_size}x{self.in_channels}, patch {self.patch}, embedding {self.embedding}, "
                 f"depths {listed['depths']}, heads {listed['heads']}, windows {listed['windows']}, MLP ratio {ratio}, "
                 f"MLP norms {'yes' if self.mlp_norm else 'no'}, qkv bias {'yes' if self.qkv_bias else 'no'}, "
-                f"{self.classes} classes")
+                f"{self.classes} classes{'' if self.patch_norm else ', no norm after the patch embedding'}"
+                f"{', absolute position embedding' if self.position else ''}")
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,6 +96,8 @@ def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     for key in state:
         match = _BLOCK.match(key)
         if match:
+            if max(len(match[1]), len(match[2])) > 4:
+                raise ReferenceModelError(f"state dict: unknown {key[:80]}: not of the authors' network")
             found.setdefault(int(match[1]), set()).add(int(match[2]))
     for stage in range(max(found, default=0) + 1):
         blocks = found.get(stage, set())
@@ -118,8 +127,9 @@ def shape_of(state: Mapping[str, Tensor], image_size: int, classes: int | None =
     found = len(_needed(state, "head.weight", 2))
     if classes is not None and classes != found:
         raise ReferenceModelError(f"classes = {classes}, but head.weight has {found} rows: give classes={found}")
-    if type(image_size) is not int or image_size < patch or image_size % patch:
-        raise ReferenceModelError(f"image_size = {image_size!r} is not a multiple of the patch of {patch} pixels")
+    if type(image_size) is not int or not patch <= image_size <= MOST_PIXELS or image_size % patch:
+        raise ReferenceModelError(f"image_size = {image_size!r} is not a multiple of the patch of {patch} pixels "
+                                  f"up to {MOST_PIXELS}")
     depths = _depths(state)
     heads, windows, hidden = [], [], []
     for stage in range(len(depths)):
@@ -130,18 +140,25 @@ def shape_of(state: Mapping[str, Tensor], image_size: int, classes: int | None =
         windows.append(_window(name, table))
         hidden.append(len(_needed(state, f"{block}.mlp.fc1.weight", 2)))
     shape = Shape(image_size, channels, found, patch, embedding, depths, tuple(heads), tuple(windows), tuple(hidden),
-                  "layers.0.blocks.0.mlp.norm1.weight" in state, "layers.0.blocks.0.attn.qkv.bias" in state)
+                  "layers.0.blocks.0.mlp.norm1.weight" in state, "layers.0.blocks.0.attn.qkv.bias" in state,
+                  any(key.startswith("patch_embed.norm.") for key in state), POSITION in state)
     for stage in range(len(depths)):
         side, window = shape.side(stage), shape.windows[stage]
         if stage and shape.side(stage - 1) % 2:
             raise ReferenceModelError(f"image_size = {image_size}: stage {stage - 1} has {shape.side(stage - 1)} tokens a side, "
                                  "which patch merging cannot halve: give the size that the network was trained for")
+        if not heads[stage] or not hidden[stage]:
+            raise ReferenceModelError(f"state dict: stage {stage} has {heads[stage]} heads and {hidden[stage]} hidden channels")
         if side < window or side % window or (window < max(windows) and side != window):
             raise ReferenceModelError(f"image_size = {image_size}: windows of side {window} (bias table of stage {stage}) do "
                                       f"not fit its map of side {side}: give the size that the network was trained for")
         if shape.width(stage) % shape.heads[stage]:
             raise ReferenceModelError(f"state dict: {shape.heads[stage]} heads (bias table of stage {stage}) do not divide "
                                  f"its {shape.width(stage)} channels")
+    entries = table_entries(depths, [shape.side(stage) for stage in range(len(depths))], windows)
+    if entries > MOST_ENTRIES:
+        raise ReferenceModelError(f"image_size = {image_size}: windows of {windows} give tables of {entries} positions, "
+                                  f"more than {MOST_ENTRIES}: give the size that the network was trained for")
     return shape
 
 
@@ -159,7 +176,10 @@ def wanted(shape: Shape) -> dict[str, tuple[int, ...]]:
 
     keys["patch_embed.proj.weight"] = (shape.embedding, shape.in_channels, shape.patch, shape.patch)
     keys["patch_embed.proj.bias"] = (shape.embedding,)
-    norm("patch_embed.norm", shape.embedding)
+    if shape.patch_norm:
+        norm("patch_embed.norm", shape.embedding)
+    if shape.position:
+        keys[POSITION] = (1, shape.side(0)**2, shape.embedding)
     keys["patch_embed.proj_if.up"] = (1,)
     for stage, depth in enumerate(shape.depths):
         width, hidden = shape.width(stage), shape.hidden[stage]

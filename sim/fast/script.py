@@ -187,6 +187,9 @@ def read_answers(path: Path) -> list[Answer]:
         end = at + 12 + 4 * (words + count)
         if end > len(data):
             break
+        if count < 7 or count % 2 == 0 or count > 64:
+            raise ValueError(f"{path}: {count} registers of image {image}, at byte {at}: not an answer of the harness; "
+                             "run it again")
         logits = np.frombuffer(data, "<i4", words, at + 12)
         registers = struct.unpack_from(f"<{count}I", data, at + 12 + 4 * words)
         cycles, events, stalls = (low | high << 32 for low, high in zip(registers[0:6:2], registers[1:6:2], strict=True))

@@ -19,7 +19,8 @@ STUDIES = {
     "rates": "firing rates of every layer",
     "attention": "attention maps of an image under several ratios, before and after conversion (needs torch)",
 }
-FOLDER = Path("docs") / "results"
+FOLDER = Path("runs") / "results"
+"""Where tables go; those in docs/results were written with --output docs/results."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,8 +9,9 @@ import numpy as np
 class Naive:
     """Logits of a state dict {key: float64 array}; `spiking`: neurons integrate and fire, and keep their state."""
 
-    def __init__(self, state, image_size, levels=16, spiking=False):
+    def __init__(self, state, image_size, levels=16, spiking=False, scale=None):
         self.state, self.image_size, self.levels, self.spiking = state, image_size, levels, spiking
+        self.scale = scale
         self.potential = {}
         self.activity = {}
         self.patch = state["patch_embed.proj.weight"].shape[-1]
@@ -67,7 +68,14 @@ class Naive:
             for column in range(side):
                 part = image[:, row * p:(row + 1) * p, column * p:(column + 1) * p]
                 tokens.append(np.array([(kernel[o] * part).sum() for o in range(len(kernel))]) + bias)
-        return self.fire("patch_embed.proj_if", self.batch_norm("patch_embed.norm", np.array(tokens)))
+        tokens = np.array(tokens)
+        if "patch_embed.norm.weight" in self.state:
+            tokens = self.batch_norm("patch_embed.norm", tokens)
+        tokens = self.fire("patch_embed.proj_if", tokens)
+        if "absolute_pos_embed" in self.state:
+            for number in range(len(tokens)):
+                tokens[number] += self.state["absolute_pos_embed"][0, number]
+        return tokens
 
     def attention(self, name, y, side, window, shift):
         """Window attention of tokens [N, C] in raster order."""
@@ -98,6 +106,8 @@ class Naive:
                 for i, query in enumerate(spots):
                     for j, key in enumerate(spots):
                         score[w, h, i, j] = (q[query, part] * k[key, part]).sum() / np.sqrt(head)
+                        if self.scale is not None:
+                            score[w, h, i, j] = (q[query, part] * k[key, part]).sum() * self.scale
         score = self.fire(f"{name}.attn_if", score)
         out = np.zeros_like(y)
         for w, (top, left) in enumerate(cuts):
@@ -162,15 +172,15 @@ class Naive:
         return self.linear("head", mean[None])[0]
 
 
-def qcfs(state, images, levels=16):
+def qcfs(state, images, levels=16, scale=None):
     """Logits [B, classes] of images [B, C, S, S]."""
-    return np.array([Naive(state, images.shape[-1], levels).step(image) for image in images])
+    return np.array([Naive(state, images.shape[-1], levels, scale=scale).step(image) for image in images])
 
 
-def stepwise(state, images, steps):
+def stepwise(state, images, steps, scale=None):
     """Running sums of logits [T, B, classes]."""
     out = []
     for image in images:
-        network = Naive(state, images.shape[-1], spiking=True)
+        network = Naive(state, images.shape[-1], spiking=True, scale=scale)
         out.append(np.cumsum([network.step(image) for _ in range(steps)], 0))
     return np.array(out).swapaxes(0, 1)

@@ -7,7 +7,8 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 def random_state(seed: int = 0, *, image: int = 16, channels: int = 3, classes: int = 5, patch: int = 2, embedding: int = 8,
                  depths: tuple[int, ...] = (2, 1), heads: tuple[int, ...] = (2, 4), window: int = 4, ratio: float = 2.0,
-                 mlp_norm: bool = True, qkv_bias: bool = True, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+                 mlp_norm: bool = True, qkv_bias: bool = True, patch_norm: bool = True,
+                 position: bool = False, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """A state dict in the published names; every number is exact in float32, so that both dtypes hold the same network."""
     random = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
@@ -31,7 +32,8 @@ def random_state(seed: int = 0, *, image: int = 16, channels: int = 3, classes: 
     state["patch_embed.proj.weight"] = (torch.randn(embedding, channels, patch, patch, generator=random)
                                         / (channels * patch * patch) ** 0.5).to(dtype)
     state["patch_embed.proj.bias"] = uniform(-0.2, 0.2, embedding)
-    norm("patch_embed.norm", embedding)
+    if patch_norm:
+        norm("patch_embed.norm", embedding)
     act("patch_embed.proj_if")
     side, width, most = image // patch, embedding, window
     for i, depth in enumerate(depths):
@@ -68,6 +70,8 @@ def random_state(seed: int = 0, *, image: int = 16, channels: int = 3, classes: 
             side, width = side // 2, 2 * width
     state["norm.weight"], state["norm.bias"] = uniform(0.6, 1.4, width), uniform(-0.4, 0.4, width)
     linear("head", classes, width)
+    if position:
+        state["absolute_pos_embed"] = uniform(-0.5, 0.5, 1, (image // patch) ** 2, embedding)
     return state
 
 
