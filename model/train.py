@@ -225,7 +225,7 @@ class Trainer:
 
     def identity(self) -> str:
         """What a state must share with the configuration to be resumed."""
-        # states written before these keys were there can be resumed
+        # States written before these keys were there can be resumed.
         defaults = {"start": "", "optimiser": "adamw", "split": "last"}
         settings = {key: value for key, value in dataclasses.asdict(self.settings).items()
                     if key not in defaults or value != defaults[key]}

@@ -73,8 +73,8 @@ class TrainConfig:
             need(0 <= getattr(self, key) <= 1, key, "0 to 1")
         for key in ("label_smoothing", "average", "drop_path"):
             need(0 <= getattr(self, key) < 1, key, "in [0, 1)")
-        need(self.split in SPLITS, "split", " or ".join(SPLITS))
         need(self.optimiser in OPTIMISERS, "optimiser", " or ".join(OPTIMISERS))
+        need(self.split in SPLITS, "split", " or ".join(SPLITS))
         need(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
         need(0 <= self.randaugment_ops <= 8, "randaugment_ops", "0 to 8")
         need(0 <= self.randaugment_magnitude <= 10, "randaugment_magnitude", "0 to 10")
