@@ -26,7 +26,7 @@ def digest(data: Images) -> str:
     """Hex SHA-256 of pictures and labels: another one stands for other data."""
     found = hashlib.sha256(repr([list(data.images.shape), list(data.labels.shape)]).encode())
     for tensor in (data.images, data.labels):
-        found.update(memoryview(tensor.cpu().contiguous().numpy()).cast("B"))
+        found.update(tensor.cpu().contiguous().numpy().data.cast("B"))
     return found.hexdigest()
 
 
