@@ -139,7 +139,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
                "command": f"python -m model {' '.join(argv)}"}
     if os.environ.get("RANK", "0") != "0":
         return
-    text = json.dumps(result, indent=2)
+    text = json.dumps(result, indent=2, allow_nan=False)
     print(text)
     if args.output:
         Path(args.output).write_text(text + "\n", encoding="utf-8")

@@ -83,12 +83,15 @@ def _trained(path: Path) -> "SpikingNetwork":
 
 def _export(args: argparse.Namespace, config: Config) -> None:
     from model import checkpoint
-    from quantize.export import export
+    from quantize.export import export, reports
     from quantize.network import digest, save
     if args.output is None:
         checkpoint.expect_own(config, "export")
     output = args.output or config.network
-    network = export(_trained(args.checkpoint or checkpoint.of(config)), config)
+    trained = _trained(args.checkpoint or checkpoint.of(config))
+    network = export(trained, config)
+    for line in reports(trained, config):
+        print(line)
     notes = _notes(measured(accuracy_file(config)), digest(network)) | _activity(network, config.train.dataset, args.config)
     network = dataclasses.replace(network, notes=notes)
     changed = save(output, network)

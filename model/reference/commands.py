@@ -99,4 +99,4 @@ def run_reference(args: argparse.Namespace) -> None:
             stepwise += (sums[torch.tensor(steps) - 1].argmax(2) == labels).sum(1)
         result |= {"dataset": args.dataset, "images": args.images, "qcfs": right / args.images,
                    "stepwise": {str(t): int(hits) / args.images for t, hits in zip(steps, stepwise, strict=True)}}
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2, allow_nan=False))
