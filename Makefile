@@ -55,10 +55,10 @@ help:  ## this list
 	@echo "else what the ordinary index has: on Linux a GPU build of several GB. It says how large before it fetches anything."
 	@echo "Without torch those tests are skipped, aloud."
 
-sim: rtl  ## set up, then simulate the generated machine and compare every layer with the golden model
+sim: $(CORE)  ## set up, then simulate the generated machine and compare every layer with the golden model
 	$(PY) -m sim run --config $(call quoted,$(CONFIG)) $(RUN_FLAGS)
 
-verify-all: rtl  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
+verify-all: $(CORE)  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
 	$(PY) -m sim verify-all --config $(call quoted,$(CONFIG)) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(ARGS)
 
 swin-t: $(CORE)  ## one image of the paper's 28 M weight network through the RTL (256 lanes, external memory); goes on by running it again

@@ -77,7 +77,8 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """Tensors and info of a file written by `write`; CheckpointError if missing, truncated, foreign or too new."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; train one with `python -m model train`")
+        raise CheckpointError(f"{path}: no such checkpoint; train one with `python -m model train`, or let the configuration say "
+                              "whose it takes: network = \"OTHER.mstn\"")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -118,6 +118,16 @@ def _differences(before: str, now: str) -> str:
     return f" ({'; '.join(changed[:3])}{'; ...' if changed[3:] else ''})"
 
 
+def _placeless(identity: str) -> str:
+    """A `Trainer.identity` with the bare names of its files: where they lie is no part of a run, their digests are."""
+    try:
+        shape, settings, teacher = json.loads(identity)
+        named = {key: Path(settings[key]).name for key in ("start", "teacher") if settings.get(key)}
+        return json.dumps([shape, settings | named, teacher], sort_keys=True)
+    except (ValueError, TypeError, AttributeError):
+        return identity
+
+
 class Trainer:
     """A training run in the folder `folder`; resumes from its `state.safetensors` where there is one."""
 
@@ -169,7 +179,7 @@ class Trainer:
         fitted to normalised `images`."""
         teacher = self.teacher
         if self.settings.start:
-            begin(self.model, self.settings.start, images)
+            begin(self.model, self.config.beside("train", "start", self.settings.start), images)
         elif teacher is not None and self.settings.warm_start and teacher.model.config == self.config.model:
             self.model.load_state_dict(teacher.model.state_dict())
         else:
@@ -202,7 +212,7 @@ class Trainer:
         tensors, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
         if not isinstance(info.get("config"), str) or type(info.get("epoch")) is not int or not isinstance(info.get("log"), list):
             raise checkpoint.CheckpointError(f"{self.state_path}: does not say what it is the state of: train with --restart")
-        if info["config"] != self.identity():
+        if _placeless(info["config"]) != _placeless(self.identity()):
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration"
                                              f"{_differences(info['config'], self.identity())}: "
                                              "remove it, or train with --restart")

@@ -133,3 +133,10 @@ def test_bad_masks_and_recipes_are_refused(tmp_path: Path, rest: str, message: s
     with pytest.raises(ConfigError, match=message) as raised:
         load(written(tmp_path, rest=rest))
     assert "\n" not in str(raised.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path: Path) -> None:
+    plain = written(tmp_path)
+    marked = tmp_path / "marked.toml"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert load(marked).model == load(plain).model

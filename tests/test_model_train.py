@@ -56,6 +56,15 @@ def test_a_state_of_other_data_is_refused_and_one_that_does_not_say_goes_on(tmp_
     assert trainer(tmp_path / "run").epoch == 1
 
 
+def test_where_a_teacher_lies_is_no_part_of_a_run(tmp_path: Path) -> None:
+    """States of when names started from the current folder go on."""
+    first = trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, teacher="configs/t.safetensors"))
+    first.run(1)
+    assert trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, teacher="t.safetensors")).epoch == 1
+    with pytest.raises(checkpoint.CheckpointError, match="another configuration"):
+        trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, teacher="other.safetensors"))
+
+
 def test_crops_beyond_the_picture_are_refused(tmp_path: Path) -> None:
     trainer(tmp_path / "fits", settings=dataclasses.replace(SETTINGS, crop_pad=7))
     with pytest.raises(ValueError, match=r"\[train\] crop_pad must be below the 8 pixels of a picture's side, not 8: lower it"):
