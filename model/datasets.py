@@ -150,10 +150,14 @@ def statistics(dataset: str, images: NDArray[np.uint8]) -> Statistics:
     if entry.statistics is not None:
         return entry.statistics
     pixels = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1)
-    totals = [np.bincount(channel, minlength=256) for channel in pixels]  # exact, whatever the size
-    values = np.arange(256) / 255
-    means = [float(total @ values) / pixels.shape[1] for total in totals]
-    spread = [float(total @ (values - mean) ** 2) / pixels.shape[1] for total, mean in zip(totals, means, strict=True)]
+    return of_counts(np.stack([np.bincount(channel, minlength=256) for channel in pixels]))  # exact, whatever the size
+
+
+def of_counts(counts: NDArray[np.int64]) -> Statistics:
+    """Mean and standard deviation of pixel / 255 per channel, from how often each value occurs: int64 [C, 256]."""
+    values, pixels = np.arange(256) / 255, int(counts[0].sum())
+    means = [float(total @ values) / pixels for total in counts]
+    spread = [float(total @ (values - mean) ** 2) / pixels for total, mean in zip(counts, means, strict=True)]
     return tuple(means), tuple(max(value, 1e-6) ** 0.5 for value in spread)
 
 

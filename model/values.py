@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def impossible(tensors: Mapping[str, Tensor]) -> str:
-    """What is wrong with the first tensor (any shape) that no training leaves behind, by name and value; "" where all are sound."""
+    """What is wrong with the first tensor that no training leaves behind, by name and value; "" where all are sound."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             continue

@@ -129,8 +129,8 @@ def _refuse_holds(plan: Plan, names: list[str]) -> None:
     if worst is not None and worst.error > HELD_ERROR:
         count = sum(hold.error > HELD_ERROR for hold in plan.holds)
         raise ExportError(
-            f"{names[worst.step]}: the norm after it scales channel {worst.channel} of the shortcut by {worst.wanted:.3g}, and the "
-            f"integer stream can follow to {worst.used:.3g} only, {worst.error:.2f} spikes off ({count} channels of this stage): "
+            f"{names[worst.step]}: the norm after it scales channel {worst.channel} of the shortcut by {worst.wanted:.3g}, "
+            f"and the integer stream can follow to {worst.used:.3g} only, {worst.error:.2f} spikes off ({count} channels of this stage): "
             "use fewer levels or blocks in a stage, or train with larger norm scales (no gamma near 0)")
 
 
@@ -145,8 +145,9 @@ def reports(net: SpikingNetwork, config: Config) -> list[str]:
     for stage, plan in enumerate(plans):
         if plan.holds:
             worst = max(plan.holds, key=lambda hold: hold.error)
-            found.append(f"residual stage {stage}: {plan.held} channels with a norm scale held up, at most {worst.error:.3f} spikes "
-                         f"off (channel {worst.channel}: {worst.wanted:.3g} became {worst.used:.3g})")
+            found.append(f"residual stage {stage}: {plan.held} channels with a norm scale held up, "
+                         f"at most {worst.error:.3f} spikes off "
+                         f"(channel {worst.channel}: {worst.wanted:.3g} became {worst.used:.3g})")
     return found
 
 

@@ -69,7 +69,8 @@ def test_gammas_pruned_to_0_are_refused_by_channel_and_layer() -> None:
         with torch.no_grad():
             block.norm2.weight[5] = 0
     recalibrate(model)
-    with pytest.raises(ExportError, match=r"s0\.b1\.proj: the norm after it scales channel 5 of the shortcut by 0, .* spikes off"):
+    said = r"s0\.b1\.proj: the norm after it scales channel 5 of the shortcut by 0, .* spikes off"
+    with pytest.raises(ExportError, match=said):
         export(model, config)
 
 
@@ -89,7 +90,8 @@ def test_one_scale_near_0_is_held_and_told() -> None:
     recalibrate(model)
     export(model, config)
     (line,) = reports(model, config)
-    assert re.match(r"residual stage 0: 1 channels with a norm scale held up, at most 0\.\d+ spikes off \(channel 5: 0 became", line)
+    assert re.match(r"residual stage 0: 1 channels with a norm scale held up, at most 0\.\d+ spikes off "
+                    r"\(channel 5: 0 became", line)
 
 
 @pytest.mark.parametrize(("up", "bits", "said"), [
