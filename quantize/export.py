@@ -130,7 +130,8 @@ def _refuse_holds(plan: Plan, names: list[str]) -> None:
         count = sum(hold.error > HELD_ERROR for hold in plan.holds)
         raise ExportError(
             f"{names[worst.step]}: the norm after it scales channel {worst.channel} of the shortcut by {worst.wanted:.3g}, "
-            f"and the integer stream can follow to {worst.used:.3g} only, {worst.error:.2f} spikes off ({count} channels of this stage): "
+            f"and the integer stream can follow to {worst.used:.3g} only, {worst.error:.2f} spikes off "
+            f"({count} channels of this stage): "
             "use fewer levels or blocks in a stage, or train with larger norm scales (no gamma near 0)")
 
 
