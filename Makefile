@@ -31,7 +31,7 @@ quoted = '$(subst ','\'',$(1))'
 # Configurations of the targets that have another default: CONFIG counts where it was given.
 GIVEN_CONFIG = $(if $(filter-out file,$(origin CONFIG)),--config $(call quoted,$(CONFIG)))
 SYNTH_CONFIG = $(if $(filter file,$(origin CONFIG)),configs/cifar10-tiny-ecp5.toml,$(CONFIG))
-WITHOUT_CONFIG := swin-t program post-synth events regs firmware test golden check setup clean distclean
+WITHOUT_CONFIG := swin-t program post-synth events regs firmware test fuzz-files golden check setup clean distclean
 ifeq ($(origin CONFIG),command line)
 ifneq ($(filter $(WITHOUT_CONFIG),$(MAKECMDGOALS)),)
 $(error make $(firstword $(filter $(WITHOUT_CONFIG),$(MAKECMDGOALS))) takes no CONFIG: leave it out)
@@ -55,10 +55,10 @@ help:  ## this list
 	@echo "else what the ordinary index has: on Linux a GPU build of several GB. It says how large before it fetches anything."
 	@echo "Without torch those tests are skipped, aloud."
 
-sim: rtl  ## set up, then simulate the generated machine and compare every layer with the golden model
+sim: $(CORE)  ## set up, then simulate the generated machine and compare every layer with the golden model
 	$(PY) -m sim run --config $(call quoted,$(CONFIG)) $(RUN_FLAGS)
 
-verify-all: rtl  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
+verify-all: $(CORE)  ## the complete test set through the compiled RTL, bit-exact; go on by running it again (MST_DATA: data sets)
 	$(PY) -m sim verify-all --config $(call quoted,$(CONFIG)) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASK),--mask $(MASK)) $(ARGS)
 
 swin-t: $(CORE)  ## one image of the paper's 28 M weight network through the RTL (256 lanes, external memory); goes on by running it again

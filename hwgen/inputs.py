@@ -47,7 +47,8 @@ def network_of(config: Config, args: argparse.Namespace) -> Network:
     file = args.network or config.network
     if args.network is None and not file.exists():
         raise NetworkError(f"{file}: no such network file; make it with `make quantize CONFIG={args.config}`, "
-                           "or take --random-weights SEED")
+                           "let the configuration say whose it takes (network = \"OTHER.mstn\" as its first line), or take "
+                           "--random-weights SEED")
     network = network_file.load(file)
     if network.model != config.model:
         raise NetworkError(f"{file}: its model differs from [model] of {args.config}: run make quantize CONFIG={args.config}, "

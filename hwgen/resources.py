@@ -6,6 +6,8 @@ tests/test_resources.py holds them to. Block RAMs follow the rule by which Yosys
 parameters that no channel of a network uses fall away in synthesis, and are counted here.
 Machines with external memory or loadable memories need more than this says: the DMA engines, the write ports' copies.
 """
+import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from hwgen.memory import BLOCK_RAM, column_bits
 from hwgen.registers import LoadTarget
 from hwgen.shapes import local_shapes, memory_shapes
 from hwgen.weights import BANK_ROWS, SLICE_BITS
+from model.command_line import command_line
 
 WIDE = (512, 36)
 """(words, bits) of a DP16KD with one port that only reads and one that only writes; `BLOCK_RAM`: with two that do both."""
@@ -132,3 +135,29 @@ def estimate(m: MachineConfig, rows: Sequence[int] = ()) -> Resources:
     scale = features(m)
     luts, registers = (sum(a * b for a, b in zip(fit, scale, strict=True)) for fit in (LUTS, REGISTERS))
     return Resources(round(luts + choice), round(registers), round(rams))
+
+
+@command_line()
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m hwgen.resources --config C`: the estimate for the machine of a configuration and its network."""
+    from hwgen.inputs import network_arguments, read_inputs  # the compiler: synthesis needs the formulas without it
+    from hwgen.program import compile_network, sized
+
+    top = argparse.ArgumentParser(prog="python -m hwgen.resources", description="What a machine occupies on an ECP5, estimated.")
+    network_arguments(top)
+    config, machine, network = read_inputs(top.parse_args(argv))
+    program = compile_network(network, machine, config.masking)
+    machine = sized(program.machine, program)
+    built_in = machine.weights == "initialised"
+    rows = slice_rows(program.images.weights, machine.lanes * machine.weight_bits) if built_in else []
+    found = estimate(machine, rows)
+    print(f"{config.name}: about {found.luts} LUTs, {found.registers} registers, {found.block_rams} block RAMs (DP16KD) "
+          "of an ECP5")
+    if machine.memory_bits or not built_in:
+        what = "loadable memories" if not machine.memory_bits else "the engines to external memory"
+        print(f"{what} take more, which the estimate leaves out: `make synth ARGS=--no-route` counts them")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,7 @@ import argparse
 import sys
 
 from model import data_command
-from model.command_line import command_line
+from model.command_line import command_line, seed_number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +62,7 @@ def _add_reference(commands: "argparse._SubParsersAction[argparse.ArgumentParser
                                                           "checkpoint was trained with, as its configuration says, else 0)")
     showing.add_argument("--always-draw", action="store_true",
                          help="draw masks at ratio 0 too, as the published code does: it loses one spike in 2^24")
-    showing.add_argument("--seed", type=int, default=0, help="seed of the masks (default: 0)")
+    showing.add_argument("--seed", type=seed_number, default=0, help="seed of the masks (default: 0)")
     showing.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     going_on = commands.add_parser("adopt", help="an imported network as one of ours: weights, and a configuration to train on "
                                                  "from them, to integers and RTL")

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from model.config import AnyModel, Config, MaskingConfig, described, read_masking, read_model
 from model.factory import network
 from model.spiking import SpikingNetwork
+from model.values import impossible
 
 FORMAT = "mst-checkpoint"
 STATE_FORMAT = "mst-training-state"
@@ -76,7 +77,8 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """Tensors and info of a file written by `write`; CheckpointError if missing, truncated, foreign or too new."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; train one with `python -m model train`")
+        raise CheckpointError(f"{path}: no such checkpoint; train one with `python -m model train`, or let the configuration say "
+                              "whose it takes: network = \"OTHER.mstn\"")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -156,6 +158,8 @@ def load(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
     try:
         shape, masking = read_model(info["model"]), read_masking(info["masking"])
         _compare(shape, masking, tensors)
+        if wrong := impossible(tensors):
+            raise ValueError(f"{wrong}: train it again, or take another checkpoint")
         model = network(shape, masking)
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError, ArithmeticError) as error:

@@ -1,4 +1,5 @@
 """How every command line tells an error: one line on stderr, exit code 2. (Not in errors.py, which hardware ids depend on.)"""
+import argparse
 import functools
 import sys
 import warnings
@@ -17,6 +18,13 @@ def told(error: Exception) -> str:
         return f"{error.filename2 or error.filename}: {what}: name another file or folder, or change its rights"
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0] if isinstance(error, ValueError) else text
+
+
+def seed_number(text: str) -> int:
+    """A seed of a command line: 0 to 2^32 - 1; ArgumentTypeError."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is a number from 0 to 2^32 - 1, not {text!r}")
+    return int(text)
 
 
 def output_file(path: Path) -> Path:

@@ -105,8 +105,11 @@ def train(args: argparse.Namespace) -> None:
     settings = config.train
     if args.command == "distill" and not (args.teacher or settings.teacher):
         raise ValueError(f"{args.config}: no teacher: name one with --teacher, or set [train] teacher")
-    teacher = Path(getattr(args, "teacher", None) or settings.teacher) if args.command == "distill" or settings.teacher else None
-    if teacher == Path(PRETRAIN):
+    given = getattr(args, "teacher", None)
+    teacher = Path(given) if given else None
+    if not given and settings.teacher not in ("", PRETRAIN):
+        teacher = config.beside("train", "teacher", settings.teacher)
+    if (given or settings.teacher) == PRETRAIN:
         teacher = output.with_suffix(".teacher.safetensors")
         first = dataclasses.replace(config, name=f"{config.name}.teacher", masking=UNMASKED,
                                     train=dataclasses.replace(settings, teacher=""))
@@ -148,7 +151,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
                "command": f"python -m model {' '.join(argv)}"}
     if os.environ.get("RANK", "0") != "0":
         return
-    text = json.dumps(result, indent=2)
+    text = json.dumps(result, indent=2, allow_nan=False)
     print(text)
     if args.output:
         Path(args.output).write_text(text + "\n", encoding="utf-8")

@@ -291,6 +291,14 @@ class Config:
     file: Path | None = None
     """the file that it was read from"""
 
+    def beside(self, table: str, key: str, name: str) -> Path:
+        """The file `name` that `key` of `table` gives, from the configuration's own folder; ConfigError where there is none."""
+        folder = self.file.parent if self.file else Path()
+        if not (folder / name).is_file():
+            raise ConfigError(f"{self.file or self.name}: [{table}] {key} = \"{name}\": no file {folder / name}: such names "
+                              "start from the configuration's folder")
+        return folder / name
+
 
 def read_masking(raw: object) -> MaskingConfig:
     """`[masking]`; `sites` may be a list or the name of a set. ConfigError as `read_table`."""
@@ -368,7 +376,7 @@ def load(path: str | Path) -> Config:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ConfigError(f"{path}: has {path.stat().st_size} bytes, more than {LARGEST_FILE}: not a configuration")
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file; see configs/") from None
     except ConfigError:

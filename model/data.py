@@ -1,4 +1,5 @@
 """Image data sets as uint8 tensors, fitted to a network and augmented."""
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,14 @@ class Images:
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...] = ()
+
+
+def digest(data: Images) -> str:
+    """Hex SHA-256 of pictures and labels: another one stands for other data."""
+    found = hashlib.sha256(repr([list(data.images.shape), list(data.labels.shape)]).encode())
+    for tensor in (data.images, data.labels):
+        found.update(tensor.cpu().contiguous().numpy().data.cast("B"))
+    return found.hexdigest()
 
 
 def load(dataset: str, train: bool, root: str | Path | None = None) -> Images:
@@ -62,6 +71,9 @@ class Augment:
     def __init__(self, images: Tensor, pad: int = 4, flip: bool = True) -> None:
         """images: uint8 [N, C, H, W], all of the training set; it is padded once. `flip`: mirror every other one."""
         self.side = images.shape[-1]
+        if pad >= min(images.shape[-2:]):
+            raise DataError(f"[train] crop_pad must be below the {min(images.shape[-2:])} pixels of a picture's side, not {pad}: "
+                            "lower it")
         self.pad, self.share = pad, 0.5 if flip else 0.0
         padded = torch.nn.functional.pad(images.float(), (pad, pad, pad, pad), mode="reflect") if pad else images
         self.frames = padded.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

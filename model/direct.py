@@ -18,7 +18,7 @@ from model import checkpoint
 from model import config as configuration
 from model.command_line import command_line, output_file
 from model.config import Config, MaskingConfig
-from model.data import Augment, Images, fit, load_for
+from model.data import Augment, Images, digest, fit, load_for
 from model.datasets import DATASETS
 from model.factory import network
 from model.neuron import LfsrMasks, StepwiseEngine
@@ -96,6 +96,7 @@ class FineTuner:
         pixels = fit(data.images[train], config.model.in_channels, config.model.image_size)
         mirrors = DATASETS[config.train.dataset].mirrors
         self.augment, self.labels = Augment(pixels, config.train.crop_pad, mirrors), data.labels[train]
+        self.data_digest = digest(data)
         self.optimiser = torch.optim.AdamW(groups(model, 0.0), lr=rate)
         self.epoch = 0
         self.log: list[dict[str, float]] = []
@@ -113,6 +114,9 @@ class FineTuner:
         tensors, info = checkpoint.read(self.state_path, STATE_FORMAT)
         if info["identity"] != self.identity:
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to other settings: remove it, or give another --runs")
+        if info.get("data", self.data_digest) != self.data_digest:
+            raise checkpoint.CheckpointError(f"{self.state_path}: its training images were others: give it the same (--data), "
+                                             "or another --runs")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         checkpoint.restore_optimiser(self.optimiser, tensors)
         self.epoch, self.log = info["epoch"], info["log"]
@@ -121,7 +125,7 @@ class FineTuner:
         """Write the resumable state."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | checkpoint.optimiser_tensors(self.optimiser)
         checkpoint.write(self.state_path, tensors, STATE_FORMAT,
-                         {"identity": self.identity, "epoch": self.epoch, "log": self.log})
+                         {"identity": self.identity, "epoch": self.epoch, "log": self.log, "data": self.data_digest})
 
     def run_epoch(self) -> None:
         """One pass; BatchNorm in evaluation mode, cosine over the whole run."""

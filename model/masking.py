@@ -132,7 +132,10 @@ def conv_rows(model: AnyModel) -> dict[str, int]:
 
 def _check_rows(rows: int) -> None:
     if rows * ROW_DRAWS * LEAP >= 1 << WIDTH:
-        raise ValueError(f"{rows} mask rows of {ROW_DRAWS} draws exceed the period of a {WIDTH}-bit LFSR")
+        most = ((1 << WIDTH) - 1) // (ROW_DRAWS * LEAP)
+        raise ValueError(f"{rows} mask rows of {ROW_DRAWS} draws exceed the period of a {WIDTH}-bit LFSR, which has {most} "
+                         "(a row for each token of each layer and head): lower [model] image_size, depths or heads, or raise "
+                         "patch")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ The rules, the same for training, tests and (for PNG) the host driver, `firmware
   These are torchvision's Resize and CenterCrop. For ImageNet `edge` is side * 256 / 224, for one's own pictures the side itself.
 * A picture of more than LARGEST pixels is refused by its header, before memory is taken for it.
 """
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,12 @@ class PictureFolder:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the names of classes and files: another one stands for other pictures (their bytes are not read)."""
+        found = hashlib.sha256(repr((self.classes, self._ends.tolist())).encode("utf-8", "surrogateescape"))
+        found.update(self._names.tobytes())
+        return found.hexdigest()
 
     def path(self, index: int) -> Path:
         """File of picture `index`."""

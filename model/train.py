@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from model import augment, checkpoint
 from model.config import Config, TrainConfig
-from model.data import Images, enlarged
+from model.data import Images, digest, enlarged
 from model.distill import Teacher, distillation
 from model.factory import build
 from model.neuron import DrawnMasks, Engine, LfsrMasks, PlanEngine, TrainEngine
@@ -119,6 +119,16 @@ def _differences(before: str, now: str) -> str:
     return f" ({'; '.join(changed[:3])}{'; ...' if changed[3:] else ''})"
 
 
+def _placeless(identity: str) -> str:
+    """A `Trainer.identity` with the bare names of its files: where they lie is no part of a run, their digests are."""
+    try:
+        shape, settings, teacher = json.loads(identity)
+        named = {key: Path(settings[key]).name for key in ("start", "teacher") if settings.get(key)}
+        return json.dumps([shape, settings | named, teacher], sort_keys=True)
+    except (ValueError, TypeError, AttributeError):
+        return identity
+
+
 class Trainer:
     """A training run in the folder `folder`; resumes from its `state.safetensors` where there is one."""
 
@@ -139,6 +149,7 @@ class Trainer:
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
         found = training_set(config, data, self.device)
+        self.data_digest = digest(data) if isinstance(data, Images) else data.part.digest()
         self.held, self.augment, self.labels = found.held, found.augment, found.labels
         self.class_names = data.class_names
         self.model = build(config)
@@ -171,7 +182,7 @@ class Trainer:
         fitted to normalised `images`."""
         teacher = self.teacher
         if self.settings.start:
-            begin(self.model, self.settings.start, images)
+            begin(self.model, self.config.beside("train", "start", self.settings.start), images)
         elif teacher is not None and self.settings.warm_start and teacher.model.config == self.config.model:
             self.model.load_state_dict(teacher.model.state_dict())
         else:
@@ -204,10 +215,13 @@ class Trainer:
         tensors, info = checkpoint.read(self.state_path, checkpoint.STATE_FORMAT)
         if not isinstance(info.get("config"), str) or type(info.get("epoch")) is not int or not isinstance(info.get("log"), list):
             raise checkpoint.CheckpointError(f"{self.state_path}: does not say what it is the state of: train with --restart")
-        if info["config"] != self.identity():
+        if _placeless(info["config"]) != _placeless(self.identity()):
             raise checkpoint.CheckpointError(f"{self.state_path}: belongs to another configuration"
                                              f"{_differences(info['config'], self.identity())}: "
                                              "remove it, or train with --restart")
+        if info.get("data", self.data_digest) != self.data_digest:  # states of before say nothing of it
+            raise checkpoint.CheckpointError(f"{self.state_path}: its training images were others than those of "
+                                             f"{self.settings.dataset} now: give it the same (--data), or train with --restart")
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         self.mean.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("mean.")})
         for number, optimiser in enumerate(self.optimisers):
@@ -222,7 +236,8 @@ class Trainer:
         tensors |= {f"mean.{k}": v for k, v in self.mean.state_dict().items()}
         for number, optimiser in enumerate(self.optimisers):
             tensors |= checkpoint.optimiser_tensors(optimiser, STATE_NAMES[number])
-        info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict()}
+        info = {"config": self.identity(), "epoch": self.epoch, "log": self.log, "scaler": self.scaler.state_dict(),
+                "data": self.data_digest}
         checkpoint.save(self.folder / "last.safetensors", self.mean, self.info())
         checkpoint.write(self.state_path, tensors, checkpoint.STATE_FORMAT, info)
 

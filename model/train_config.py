@@ -50,10 +50,12 @@ class TrainConfig:
         "doc": "'adamw', or 'muon': Muon for matrices, AdamW for all else, at the same rate (Muon's updates are scaled to "
                "AdamW's size)"})
     start: str = field(default="", metadata={
-        "doc": "checkpoint of the same shape whose weights a new run starts from ('': none); of a LayerNorm before the head "
+        "doc": "checkpoint, from the configuration's folder, of the same shape whose weights a new run starts from "
+               "('': none); of a LayerNorm before the head "
                "a BatchNorm may be made"})
     teacher: str = field(default="", metadata={
-        "doc": "'' trains on labels alone, 'pretrain' first trains an unmasked teacher, else the teacher's checkpoint"})
+        "doc": "'' trains on labels alone, 'pretrain' first trains an unmasked teacher, else the teacher's checkpoint, "
+               "from the configuration's folder"})
     distill_weight: float = field(default=0.5, metadata={"doc": "share of the teacher's loss, beside that of the labels"})
     temperature: float = field(default=2.0, metadata={"doc": "distillation temperature"})
     warm_start: bool = field(default=True, metadata={"doc": "a student of its teacher's shape starts from its weights"})
@@ -67,6 +69,7 @@ class TrainConfig:
             need(getattr(self, key) >= 1, key, "at least 1")
         for key in ("warmup_epochs", "holdout", "epoch_images", "crop_pad", "weight_decay", "mixup", "cutmix", "seed"):
             need(getattr(self, key) >= 0, key, "at least 0")
+        need(self.seed < 2**32, "seed", "below 2^32")
         for key in ("rate", "clip", "temperature"):
             need(getattr(self, key) > 0, key, "positive")
         for key in ("final_rate", "mix_probability", "cutmix_share", "erasing", "distill_weight"):

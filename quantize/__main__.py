@@ -86,13 +86,15 @@ def _trained(path: Path) -> "tuple[SpikingNetwork, dict[str, Any]]":
 
 def _export(args: argparse.Namespace, config: Config) -> None:
     from model import checkpoint
-    from quantize.export import export
+    from quantize.export import export, reports
     from quantize.network import digest, save
     if args.output is None:
         checkpoint.expect_own(config, "export")
     output = args.output or config.network
     trained, info = _trained(args.checkpoint or checkpoint.of(config))
     network = export(trained, config)
+    for line in reports(trained, config):
+        print(line)
     notes = _notes(measured(accuracy_file(config)), digest(network)) | _activity(network, config.train.dataset, args.config)
     network = dataclasses.replace(network, notes=notes, class_names=tuple(info.get("class_names", ())))
     changed = save(output, network)

@@ -287,8 +287,8 @@ def run_bench(*, name: str, toplevel: str, sources: Sequence[Path], test_module:
     settings = (toplevel, dict(parameters or {}), [str(i) for i in includes], waves, internals, _VERILATOR_ARGS)
     digest = _digest(tool, files, settings)
     runner = _make_runner(tool, internals)
-    changes: dict[str, str | None] = {**_foreign(os.environ), **(env or {}), **_NO_MAKE, **tool.env, "WAVES": str(int(waves)), "GUI": None,
-                                      "PYTEST_CURRENT_TEST": None, "COCOTB_ANSI_OUTPUT": "0"}
+    changes: dict[str, str | None] = {**_foreign(os.environ), **(env or {}), **_NO_MAKE, **tool.env, "WAVES": str(int(waves)),
+                                      "GUI": None, "PYTEST_CURRENT_TEST": None, "COCOTB_ANSI_OUTPUT": "0"}
     with _environment(changes):
         _build(runner, tool, build, digest, rebuild, toplevel=toplevel, files=files, parameters=parameters or {},
                includes=includes, waves=waves)

@@ -9,21 +9,25 @@ import reference_states as states
 import torch
 from data_files import write_cifar
 
+from hwgen.inputs import machine_of
+from hwgen.program import compile_network, sized
 from model import checkpoint
 from model.__main__ import main as model_main
-from model.config import Config, ConfigError, MaskingConfig, QuantizeConfig, TrainConfig, load
+from model.config import Config, ConfigError, MaskingConfig, ModelConfig, QuantizeConfig, TrainConfig, load
 from model.data import Images
 from model.mst import MST
 from model.neuron import Engine
 from model.reference import ReferenceModelError, from_state_dict
-from model.reference.adopt import adopted
+from model.reference.adopt import ON_CHIP, adopted, config_text
 from model.reference.files import save as save_reference
 from model.start import begin
 from model.train import Trainer
 from quantize.__main__ import main as quantize_main
 from quantize.network import load as load_network
+from quantize.random_network import random_network
 
 torch.set_num_threads(1)
+SMALL = ModelConfig(32, 3, 10, 4, 16, (1, 1), (1, 2), 4, 2.0, 7)
 CASES: dict[str, dict[str, Any]] = {
     "shifted windows, MLP norms": dict(seed=1),
     "odd windows, no MLP norms, no qkv bias": dict(
@@ -177,3 +181,44 @@ def test_from_a_checkpoint_to_integers(tmp_path: Path, capsys: pytest.CaptureFix
     assert quantize_main(["export", "--config", "own.toml"]) == 0
     network = load_network("own.mstn")
     assert network.model.levels == 15 and len(network.layers) == 1 + 5 * 3 + 1 + 1
+
+
+def test_a_large_network_gets_a_machine_that_can_be_built(tmp_path: Path) -> None:
+    """The authors' Swin-T with L = 15 compiles for what `adopt` writes, with memories of a chip's size; a small one stays."""
+    shape = ModelConfig(224, 3, 1000, 4, 96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 4.0, 15)
+    machines = {}
+    for name, model, weights in (("large", shape, 28_000_000), ("small", SMALL, ON_CHIP)):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(config_text(model, source="x", path=str(file), dataset="imagenet", start="x.start.safetensors",
+                                    weights=weights))
+        machines[name] = machine_of(load(file))
+        assert load(file).model == dataclasses.replace(model, final_norm="batch")
+    assert machines["small"].memory_bits == 0
+    program = compile_network(random_network(shape, 1), machines["large"], MaskingConfig())
+    depths = sized(program.machine, program)
+    assert depths.memory_bits == 512 and max(depths.weight_rows, depths.spike_words, depths.stream_words) <= 1 << 14
+
+
+def test_start_and_teacher_are_found_from_the_configuration_s_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another folder, too; a name that leads nowhere says where it was looked for."""
+    write_cifar(tmp_path / "data")
+    place = tmp_path / "deep" / "er"
+    place.mkdir(parents=True)
+    state = states.random_state(seed=1, image=32, patch=4, classes=10, dtype=torch.float32)
+    torch.save({"model": state, "config": {"DATA": {"IMG_SIZE": 32}}}, place / "best.pth")
+    monkeypatch.chdir(tmp_path)
+    assert model_main(["import", "deep/er/best.pth", "-o", "deep/mst.safetensors"]) == 0
+    assert model_main(["adopt", "deep/mst.safetensors", "--dataset", "cifar10", "-o", "deep/er/own.toml"]) == 0
+    text = (place / "own.toml").read_text().replace("epochs = 10", "epochs = 1\nbatch = 4\nholdout = 3\nprecision = 'float32'")
+    (place / "own.toml").write_text(text)
+    monkeypatch.chdir(place.parent)
+    train = ["train", "--data", str(tmp_path / "data"), "--no-compile", "--config"]
+    assert model_main([*train, "er/own.toml"]) == 0
+    assert (place / "own.safetensors").is_file()
+    for key in ("start", "teacher"):
+        (place / "bad.toml").write_text(text.replace(f'{key} = "own', f'{key} = "er/own'))
+        capsys.readouterr()
+        assert model_main([*train, "er/bad.toml"]) == 2
+        assert f'er/bad.toml: [train] {key} = "er/own.start.safetensors": no file er/er/own.start.safetensors: such names ' \
+            "start from the configuration's folder" in capsys.readouterr().err

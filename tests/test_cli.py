@@ -154,7 +154,8 @@ def test_a_mask_ratio_that_would_mask_nothing_is_refused(tmp_path: Path, capsys:
 
 def test_what_a_missing_network_asks_for(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, sim_main(["golden", "--config", str(config)]))
-    assert said.endswith(f"no such network file; make it with `make quantize CONFIG={config}`, or take --random-weights SEED")
+    assert said.endswith(f"no such network file; make it with `make quantize CONFIG={config}`, let the configuration "
+                         'say whose it takes (network = "OTHER.mstn" as its first line), or take --random-weights SEED')
 
 
 def test_trained_activity_is_of_random_weights(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

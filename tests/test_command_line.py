@@ -167,3 +167,11 @@ def test_ctrl_c_of_the_host_driver(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("firmware.host.session.Session.open", interrupted)
     assert main_of("firmware.host.cli")(["probe", "--port", "sim:board"]) == 130
     assert capsys.readouterr().err == "mst-host: interrupted: mst-host clear ends what the machine is still doing\n"
+
+
+@pytest.mark.parametrize("seed", ["-1", "1180591620717411303424", "one"])
+def test_a_seed_that_no_generator_takes_is_refused(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main_of("model.__main__")(["reference", "mst.safetensors", f"--seed={seed}"])
+    assert stopped.value.code == 2
+    assert f"a seed is a number from 0 to 2^32 - 1, not '{seed}'" in capsys.readouterr().err

@@ -117,6 +117,7 @@ def test_mask_ratios_by_site_and_block(tmp_path: Path, rest: str, sites: tuple[s
     ("[masking]\nratios = 3\n", "ratios must be a table of ratios by site, not 3"),
     ("[masking.ratios]\nq = 'half'\n", r"\[masking\] q must be float, not 'half'"),
     ("[train]\nepochs = 0\n", r"\[train\] epochs must be at least 1, not 0"),
+    ("[train]\nseed = 4611686018427387904\n", r"\[train\] seed must be below 2\^32, not 4611686018427387904"),
     ("[train]\nrate = 0.0\n", r"\[train\] rate must be positive, not 0.0"),
     ("[train]\nmixup = -0.5\n", "mixup must be at least 0, not -0.5"),
     ("[train]\nerasing = 1.5\n", "erasing must be 0 to 1, not 1.5"),
@@ -132,3 +133,10 @@ def test_bad_masks_and_recipes_are_refused(tmp_path: Path, rest: str, message: s
     with pytest.raises(ConfigError, match=message) as raised:
         load(written(tmp_path, rest=rest))
     assert "\n" not in str(raised.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path: Path) -> None:
+    plain = written(tmp_path)
+    marked = tmp_path / "marked.toml"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert load(marked).model == load(plain).model

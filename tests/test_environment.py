@@ -18,8 +18,8 @@ LOCK_TEXT, EXTRA_TEXT = (ROOT / "requirements.lock").read_text().split("# -- onl
 LOCK = [line for line in LOCK_TEXT.splitlines() if not line.startswith("#")]
 EXTRA = [line for line in EXTRA_TEXT.splitlines()[1:] if not line.startswith("#")]
 TARGETS = ("help", "sim", "verify-all", "swin-t", "bench", "synth", "bitstream", "program", "pynq", "post-synth", "events",
-           "study", "regs", "firmware", "soc-sim", "test", "fuzz-files", "train", "distill", "quantize", "rtl", "golden", "report",
-           "check", "clean", "distclean")
+           "study", "regs", "firmware", "soc-sim", "test", "fuzz-files", "train", "distill", "quantize", "rtl", "golden",
+           "report", "check", "clean", "distclean")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -105,6 +105,7 @@ def test_help_is_the_default_and_names_every_target(clean_env: dict[str, str]) -
 
 @pytest.mark.parametrize(("arguments", "command"), [
     (("sim",), "-m sim run --config configs/cifar10-tiny.toml --sim verilator"),
+    (("sim", "CONFIG=a.toml", "ARGS=--network b.mstn"), "-m sim run --config a.toml --sim verilator --network b.mstn"),
     (("synth",), "-m hwgen synth --config configs/cifar10-tiny-ecp5.toml"),
     (("synth", "CONFIG=a.toml"), "-m hwgen synth --config a.toml"),
     (("bitstream",), "-m hwgen.boards bitstream --board ulx3s"),
@@ -154,6 +155,14 @@ def test_every_target_takes_a_configuration_or_refuses_it(clean_env: dict[str, s
     for target in set(TARGETS) - {"help"}:
         done = make("-n", target, "CONFIG=some.toml", env=clean_env)
         assert "takes no CONFIG" in done.stderr or "--config some.toml" in " ".join(done.stdout.replace("'", "").split()), target
+
+
+def test_make_sim_takes_its_network_from_the_arguments_alone(clean_env: dict[str, str]) -> None:
+    """No other step looks for the configuration's own, which need not be there."""
+    for target in ("sim", "verify-all"):
+        done = make("-n", target, "CONFIG=a.toml", "ARGS=--network b.mstn", env=clean_env)
+        named = [line for line in done.stdout.splitlines() if "a.toml" in line]
+        assert len(named) == 1 and "--network b.mstn" in named[0], done.stdout
 
 
 def test_make_sim_asks_for_no_torch(clean_env: dict[str, str]) -> None:

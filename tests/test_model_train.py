@@ -42,6 +42,35 @@ def test_rate_warms_up_and_follows_the_cosine() -> None:
     assert rate_at(settings, 44, 4) == pytest.approx(0.01)
 
 
+def test_a_state_of_other_data_is_refused_and_one_that_does_not_say_goes_on(tmp_path: Path) -> None:
+    first = trainer(tmp_path / "run")
+    first.run(1)
+    changed = data()
+    changed.labels[5] = (changed.labels[5] + 1) % 3
+    with pytest.raises(checkpoint.CheckpointError, match=r"images were others .*: give it the same \(--data\), or train"):
+        Trainer(first.config, changed, tmp_path / "run", compiled=False, bfloat16=False)
+    assert trainer(tmp_path / "run").epoch == 1
+    tensors, info = checkpoint.read(first.state_path, checkpoint.STATE_FORMAT)
+    del info["data"]  # as states were written before
+    checkpoint.write(first.state_path, tensors, checkpoint.STATE_FORMAT, info)
+    assert trainer(tmp_path / "run").epoch == 1
+
+
+def test_where_a_teacher_lies_is_no_part_of_a_run(tmp_path: Path) -> None:
+    """States of when names started from the current folder go on."""
+    first = trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, teacher="configs/t.safetensors"))
+    first.run(1)
+    assert trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, teacher="t.safetensors")).epoch == 1
+    with pytest.raises(checkpoint.CheckpointError, match="another configuration"):
+        trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, teacher="other.safetensors"))
+
+
+def test_crops_beyond_the_picture_are_refused(tmp_path: Path) -> None:
+    trainer(tmp_path / "fits", settings=dataclasses.replace(SETTINGS, crop_pad=7))
+    with pytest.raises(ValueError, match=r"\[train\] crop_pad must be below the 8 pixels of a picture's side, not 8: lower it"):
+        trainer(tmp_path / "run", settings=dataclasses.replace(SETTINGS, crop_pad=8))
+
+
 def test_weight_decay_only_on_matrices() -> None:
     from model.mst import MST
     model = MST(SHAPE, MaskingConfig())

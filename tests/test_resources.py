@@ -1,12 +1,13 @@
 """hwgen/resources.py against synthesised machines (tests/synthesised.json, from the reports of `python -m hwgen synth`)."""
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hwgen.config import MachineConfig
-from hwgen.resources import block_rams, estimate
+from hwgen.resources import block_rams, estimate, main
 
 SYNTHESISED = json.loads((Path(__file__).parent / "synthesised.json").read_text(encoding="utf-8"))
 PERCENT = 15
@@ -43,3 +44,14 @@ def test_a_machine_that_it_does_not_know_is_refused() -> None:
     known = next(entry["machine"] for entry in SYNTHESISED)
     with pytest.raises(ValueError, match="no machine with firing = .stepwise.: synthesise it"):
         estimate(MachineConfig(**(known | {"firing": "stepwise", "planes": 1})))
+
+
+def test_the_command_says_what_the_formula_gives(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--config", "configs/ulx3s.toml"]) == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"ulx3s: about \d+ LUTs, \d+ registers, \d+ block RAMs \(DP16KD\) of an ECP5\n", said)
+    assert main(["--config", "configs/cifar10-tiny.toml"]) == 0
+    assert "loadable memories take more, which the estimate leaves out" in capsys.readouterr().out
+    assert main(["--config", "configs/cifar10-tiny-stepwise.toml"]) == 2
+    assert "synthesise it (make synth)" in capsys.readouterr().err
+    assert main(["--config", str(tmp_path / "none.toml")]) == 2

@@ -116,24 +116,39 @@ rate = 2e-4
 start = {start}
 teacher = {start}
 
-[machine]                  # what is left out is fitted; for networks larger than a chip see configs/swin-t.toml
-lanes = 64
-fire_lanes = 8
+[machine]                  # what is left out is fitted
+{machine}
 planes = {planes}
 """
 """The configuration that `python -m model adopt` writes."""
+ON_CHIP = 1 << 20
+"""Weights of a network whose machine keeps them on chip: int8, 1 MiB of block RAM."""
+SMALL = """\
+lanes = 64
+fire_lanes = 8"""
+LARGE = """\
+lanes = 256
+fire_lanes = 32
+attention_rows = 4
+memory_bits = 512          # {weights:,} weights are too many for a chip: they come from external memory over AXI4
+memory_burst = 16          # beats
+memory_outstanding = 16    # bursts under way"""
+"""The machine of a network with more weights, as that of configs/swin-t.toml."""
 
 
-def config_text(config: ModelConfig, *, source: str, path: str, dataset: str, start: str, ratio: float = 0.0) -> str:
+def config_text(config: ModelConfig, *, source: str, path: str, dataset: str, start: str, ratio: float = 0.0,
+                weights: int = 0) -> str:
     """A configuration file that trains on from checkpoint `start`, a network of `config`, with a BatchNorm before the head.
 
-    `ratio`: share of spikes to mask, a multiple of 1/256.
+    `ratio`: share of spikes to mask, a multiple of 1/256. `weights`: how many the network has; more than ON_CHIP get a machine
+    that streams them from external memory.
     """
     found = dataclasses.asdict(dataclasses.replace(config, final_norm="batch"))
     defaults = {entry.name: entry.default for entry in dataclasses.fields(config)}
     lines = [f"{key} = {_toml(value)}" for key, value in found.items() if value != defaults[key]]
     return CONFIG.format(source=source, path=path, dataset=json.dumps(dataset), start=json.dumps(start), levels=config.levels,
-                         ratio=ratio, planes=config.planes, model="\n".join(lines))
+                         ratio=ratio, planes=config.planes,
+                         machine=LARGE.format(weights=weights) if weights > ON_CHIP else SMALL, model="\n".join(lines))
 
 
 def _toml(value: object) -> str:

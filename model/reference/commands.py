@@ -55,8 +55,10 @@ def run_adopt(args: argparse.Namespace) -> None:
         output_file(path)
     checkpoint.save(start, model, {"dataset": args.dataset, "source": Path(args.file).name, KEPT: True})
     ratio = round(reference.mask_ratio * 256) / 256
+    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
     output.write_text(adopt.config_text(model.config, source=Path(args.file).name, path=str(output), dataset=args.dataset,
-                                        start=str(start), ratio=ratio), encoding="utf-8")
+                                        start=start.name, ratio=ratio,
+                                        weights=weights), encoding="utf-8")
     if ratio or reference.mask_ratio:
         print(f"[masking] ratio = {ratio:g}: the checkpoint's {reference.mask_ratio:g}" + (
             "" if ratio == reference.mask_ratio else ", to the nearest multiple of 1/256"))
@@ -99,4 +101,4 @@ def run_reference(args: argparse.Namespace) -> None:
             stepwise += (sums[torch.tensor(steps) - 1].argmax(2) == labels).sum(1)
         result |= {"dataset": args.dataset, "images": args.images, "qcfs": right / args.images,
                    "stepwise": {str(t): int(hits) / args.images for t, hits in zip(steps, stepwise, strict=True)}}
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2, allow_nan=False))
