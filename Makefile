@@ -171,4 +171,5 @@ $(TEST): $(CORE)
 # Any torch that pyproject.toml allows and is there already, a GPU build for one, is left alone.
 $(TRAIN): $(CORE)
 	@$(PY) -m model.get_torch
+	@$(PY) -c "import PIL" 2>/dev/null || $(PIP) install -q -c requirements.lock pillow  # pictures in folders
 	@touch $@

@@ -22,6 +22,10 @@ def parser() -> argparse.ArgumentParser:
     learning.add_argument("--restart", action="store_true", help="forget the saved state of this run")
     learning.add_argument("--float32", action="store_true", help="compute in float32, whatever [train] precision says")
     learning.add_argument("--stop-after", type=int, metavar="N", help="stop after N more epochs; the next run goes on")
+    learning.add_argument("--workers", type=int, default=2,
+                          help="processes that decode pictures in folders that do not fit memory (default: 2)")
+    learning.add_argument("--memory", type=float, default=2.0, metavar="GIB",
+                          help="pictures in folders that are larger than this when decoded are read in a stream (default: 2)")
     training = commands.add_parser("train", parents=[both, learning],
                                    help="train the network of a configuration; resumes where it stopped")
     distilling = commands.add_parser("distill", parents=[both, learning],

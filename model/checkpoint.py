@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from model.config import AnyModel, Config, MaskingConfig, described, read_masking, read_model
 from model.factory import network
 from model.spiking import SpikingNetwork
+from model.values import impossible
 
 FORMAT = "mst-checkpoint"
 STATE_FORMAT = "mst-training-state"
@@ -157,6 +158,8 @@ def load(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
     try:
         shape, masking = read_model(info["model"]), read_masking(info["masking"])
         _compare(shape, masking, tensors)
+        if wrong := impossible(tensors):
+            raise ValueError(f"{wrong}: train it again, or take another checkpoint")
         model = network(shape, masking)
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError, TypeError, ArithmeticError) as error:

@@ -16,6 +16,7 @@ from model.config import PRETRAIN, Config
 from model.data import Images, fit, load_for
 from model.distill import UNMASKED, Teacher
 from model.evaluate import evaluate
+from model.stream import training_pictures
 from model.train import Trainer
 
 
@@ -73,7 +74,11 @@ def _run(args: argparse.Namespace, config: Config, output: Path, teacher: Path |
     """One phase: train `config`, with the `teacher` if any, into `output`; False where it stopped before the last epoch."""
     learnt_from = None if teacher is None else Teacher.load(teacher, config.model)
     folder = Path(args.runs) / config.name
-    trainer = Trainer(config, load_for(config, True, args.data), folder, compiled=not args.no_compile,
+    data = training_pictures(config, args.data, args.memory, args.workers)
+    if not isinstance(data, Images):
+        print(f"{config.name}: {len(data.part)} pictures, {data.size / 2**30:.2f} GiB decoded: read in a stream by "
+              f"{data.workers} workers")
+    trainer = Trainer(config, data, folder, compiled=not args.no_compile,
                       bfloat16=not args.float32, resume=not args.restart, teacher=learnt_from, device=device())
     if trainer.rank == 0:
         print(f"{config.name}: {trainer.precision_note}")
@@ -128,6 +133,10 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
     if args.output:
         output_file(Path(args.output))
     data = load_for(config, False, args.data)
+    if data.class_names and list(data.class_names) != info.get("class_names", list(data.class_names)):
+        odd = sorted(set(data.class_names) ^ set(info["class_names"]))
+        raise ValueError(f"{path}: was trained on classes of other names ({', '.join(odd[:5])}): "
+                         "give it the folder of its classes")
     if not 0 <= args.images <= len(data.labels):
         raise ValueError(f"--images must be 0 (all) to {len(data.labels)}, not {args.images}")
     count = args.images or len(data.labels)
@@ -142,7 +151,7 @@ def test(args: argparse.Namespace, argv: list[str]) -> None:
                "command": f"python -m model {' '.join(argv)}"}
     if os.environ.get("RANK", "0") != "0":
         return
-    text = json.dumps(result, indent=2)
+    text = json.dumps(result, indent=2, allow_nan=False)
     print(text)
     if args.output:
         Path(args.output).write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.config import Config
 from model.dataset import Statistics
-from model.datasets import DATASETS, DataError, enlargement, margin, read, read_for, statistics
+from model.datasets import DATASETS, DataError, enlargement, folder_part, margin, read, read_for, statistics
 
 NORMALISATION = {name: entry.statistics for name, entry in DATASETS.items() if entry.statistics is not None}
 """Published mean and standard deviation of pixel / 255, per channel (CIFAR-10: the values of the published MST)."""
@@ -16,17 +16,18 @@ NORMALISATION = {name: entry.statistics for name, entry in DATASETS.items() if e
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """`images` uint8 [N, C, H, W] and `labels` int64 [N]."""
+    """`images` uint8 [N, C, H, W] and `labels` int64 [N]; `class_names` of one's own pictures, else empty."""
 
     images: Tensor
     labels: Tensor
+    class_names: tuple[str, ...] = ()
 
 
 def digest(data: Images) -> str:
     """Hex SHA-256 of pictures and labels: another one stands for other data."""
     found = hashlib.sha256(repr([list(data.images.shape), list(data.labels.shape)]).encode())
     for tensor in (data.images, data.labels):
-        found.update(memoryview(tensor.cpu().contiguous().numpy()).cast("B"))
+        found.update(tensor.cpu().contiguous().numpy().data.cast("B"))
     return found.hexdigest()
 
 
@@ -39,7 +40,8 @@ def load(dataset: str, train: bool, root: str | Path | None = None) -> Images:
 def load_for(config: Config, train: bool, root: str | Path | None = None) -> Images:
     """Read the training or test part of `config`'s data set, in the representation of its network; DataError as `load`."""
     images, labels = read_for(config, train, root)
-    return Images(torch.from_numpy(images), torch.from_numpy(labels))
+    part = folder_part(config, train, root) if config.train.dataset == "folder" else None
+    return Images(torch.from_numpy(images), torch.from_numpy(labels), part.classes if part else ())
 
 
 def normalisation(dataset: str, images: Tensor) -> Statistics:

@@ -11,6 +11,7 @@ from model.dataset import DataError, DataSet, Representation
 from model.datasets import DATASETS, folder_of, known, representation
 from model.event_sets import PARTS, Recordings
 from model.frames import frames
+from model.pictures import NO_PILLOW
 
 PARTS_OF = {"train": (True,), "test": (False,), "both": (True, False)}
 NAMED = 10
@@ -67,20 +68,21 @@ def _equal(part: Recordings, index: int) -> bool:
     return True
 
 
-def _folders(entry: DataSet, folder: Path, train: bool) -> str:
-    """Decodes every image of an ImageNet part; the line about it. DataError names the bad ones."""
-    part = image_sets.imagenet_part(folder, train)
+def _folders(name: str, entry: DataSet, folder: Path, train: bool) -> str:
+    """Decodes every picture of a part in folders; the line about it. DataError names the bad ones."""
+    part = image_sets.FOLDER_SETS[name].part(folder, train)
     bad = []
-    for index in tqdm(range(len(part)), desc="imagenet", mininterval=5, disable=len(part) < 500):
+    for index in tqdm(range(len(part)), desc=name, mininterval=5, disable=len(part) < 500):
         try:
             part.image(index, 32)
         except DataError as error:
-            if "Pillow" in str(error):
+            if str(error) == NO_PILLOW:
                 raise
-            bad.append(part.files[index].relative_to(folder))
+            bad.append((part.path(index).relative_to(folder), error))
     if bad:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise DataError(f"{folder}: {len(bad)} bad images: {', '.join(map(str, bad[:NAMED]))}{more}: copy them again")
+        raise DataError(f"{folder}: {len(bad)} bad images: {', '.join(str(path) for path, _ in bad[:NAMED])}{more}; "
+                        f"the first: {bad[0][1]}")
     _amount(entry, train, len(part), folder)
     return f"{len(part)} images, all decoded; {_labels(part.labels, tuple(part.classes))}"
 
@@ -126,8 +128,8 @@ def run(args: argparse.Namespace) -> None:
     for train in PARTS_OF[args.part]:
         if entry.events:
             line = _recordings(name, entry, folder, train, view, args.tonic)
-        elif name == "imagenet":
-            line = _folders(entry, folder, train)
+        elif name in image_sets.FOLDER_SETS:
+            line = _folders(name, entry, folder, train)
         else:
             line = _arrays(name, entry, folder, train)
         print(f"  {'train' if train else 'test'}: {line}")

@@ -19,7 +19,8 @@ class DataError(ValueError):
 class Representation:
     """What a network takes: pictures of `side` pixels a side, with values of `bits` bits.
 
-    For event recordings (`model.frames`): `frames` of equal `by` ("time" or "count"), `polarity` "split" (OFF and ON
+    `colours`: channels of pictures from folders, 3 or 1. For event recordings
+    (`model.frames`): `frames` of equal `by` ("time" or "count"), `polarity` "split" (OFF and ON
     channels) or "merged", and `fit` "crop" or "scale" from sensor to picture.
     """
 
@@ -29,6 +30,7 @@ class Representation:
     by: str = "time"
     polarity: str = "split"
     fit: str = "crop"
+    colours: int = 3
 
     @property
     def channels(self) -> int:
@@ -44,7 +46,8 @@ class DataSet:
     `read(folder, train, representation, count)`: images uint8 [N, C, H, W] and labels int64 [N] of a part, at most
     `count` where that is not 0. `counts`: images of the training and test parts as published. `statistics`: mean and
     standard deviation of pixel / 255 per channel; None: measured on the training images. `mirrors`: a mirrored image
-    keeps its class.
+    keeps its class. `holds`: the folder must hold one of these.
+    `class_count`: classes as published; 0: as many as there are folders.
     """
 
     folders: tuple[str, ...]
@@ -56,6 +59,8 @@ class DataSet:
     statistics: Statistics | None = None
     events: bool = False
     mirrors: bool = True
+    class_count: int = 0
+    holds: tuple[str, ...] = ()
 
 
 def contents(path: Path, source: str) -> bytes:

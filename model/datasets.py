@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from model import event_sets, image_sets
 from model.config import Config
 from model.dataset import Arrays, DataError, DataSet, Representation, Statistics, subfolders
+from model.pictures import PictureFolder
 
-__all__ = ["DATASETS", "Arrays", "DataError", "Representation", "data_root", "fitted", "folder_of", "margin", "read",
-           "representation", "statistics"]
+__all__ = ["DATASETS", "Arrays", "DataError", "Representation", "data_root", "fitted", "folder_of", "folder_part", "margin",
+           "read", "representation", "statistics"]
 
 ORCHARD = ("G. Orchard, A. Jayawant, G. Cohen, N. Thakor, Converting static image datasets to spiking neuromorphic datasets "
            "using saccades, Front. Neurosci. 9:437, 2015")
@@ -26,26 +27,30 @@ def _events(name: str, folders: tuple[str, ...], source: str, citation: str, cla
     def names(folder: Path) -> tuple[str, ...]:
         return tuple(subfolders(folder)) if classes is None else classes
 
-    return DataSet(folders, source, citation, partial(event_sets.read, name), names, counts, events=True, mirrors=mirrors)
+    return DataSet(folders, source, citation, partial(event_sets.read, name), names, counts, events=True, mirrors=mirrors,
+                   class_count=0 if classes is None else len(classes))
 
 
 DATASETS: dict[str, DataSet] = {
     "cifar10": DataSet(
         ("cifar-10-batches-py",), f"cifar-10-python.tar.gz from {image_sets.CIFAR_SOURCE}",
         f"CIFAR-10 ({KRIZHEVSKY})", image_sets.cifar10, lambda folder: image_sets.CIFAR10_CLASSES, (50000, 10000),
-        ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))),  # the values of the published MST
+        ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)), class_count=10),  # the values of the published MST
     "cifar100": DataSet(
         ("cifar-100-python",), f"cifar-100-python.tar.gz from {image_sets.CIFAR_SOURCE}",
         f"CIFAR-100 ({KRIZHEVSKY})", image_sets.cifar100, image_sets.cifar100_classes, (50000, 10000),
-        ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))),
+        ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)), class_count=100),
     "fashion_mnist": DataSet(
         ("fashion-mnist", "FashionMNIST/raw"), image_sets.FASHION_SOURCE,
         "Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017)", image_sets.fashion_mnist,
-        lambda folder: image_sets.FASHION_CLASSES, (60000, 10000), ((0.2860,), (0.3530,))),
+        lambda folder: image_sets.FASHION_CLASSES, (60000, 10000), ((0.2860,), (0.3530,)), class_count=10),
     "imagenet": DataSet(
         ("imagenet", "ILSVRC2012"), "train/<class>/*.JPEG and val/<class>/*.JPEG of ILSVRC 2012 from https://image-net.org",
-        "ImageNet (J. Deng et al., CVPR 2009)", image_sets.imagenet, image_sets.imagenet_classes, (1281167, 50000),
-        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+        "ImageNet (J. Deng et al., CVPR 2009)", image_sets.IMAGENET.read, image_sets.IMAGENET.classes, (1281167, 50000),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), class_count=1000),
+    "folder": DataSet(
+        (".",), "train/<class>/* and test/<class>/*, pictures of your own (PNG, JPEG, BMP or WebP),",
+        "Pictures of the user's own", image_sets.FOLDER.read, image_sets.FOLDER.classes, (0, 0), holds=image_sets.FOLDER.parts),
     "nmnist": _events(
         "nmnist", ("N-MNIST", "NMNIST", "nmnist"), "Train.zip and Test.zip from https://www.garrickorchard.com/datasets/n-mnist",
         f"N-MNIST ({ORCHARD}; CC BY-SA 4.0)", event_sets.DIGITS, (60000, 10000), mirrors=False),
@@ -76,6 +81,20 @@ def known(dataset: str) -> DataSet:
     return DATASETS[dataset]
 
 
+def folder_part(config: Config, train: bool, root: str | Path | None = None) -> PictureFolder | None:
+    """The training or test part of a set in folders, not decoded; None for other sets. DataError as `read`, and where one's
+    own folders are not as many as the network's classes."""
+    name = config.train.dataset
+    if name not in image_sets.FOLDER_SETS:
+        return None
+    part = image_sets.FOLDER_SETS[name].part(folder_of(name, root), train)
+    if name == "folder" and len(part.classes) != config.model.classes:
+        raise DataError(f"{part.folder}: has {len(part.classes)} class folders, but [model] classes is {config.model.classes}: "
+                        f"set it to {len(part.classes)}")
+    representation(config)
+    return part
+
+
 def data_root(given: str | Path | None = None) -> Path:
     """Folder of the data sets: `given`, else the variable MST_DATA, else `data`."""
     return Path(given or os.environ.get("MST_DATA") or "data")
@@ -85,16 +104,22 @@ def folder_of(dataset: str, root: str | Path | None = None) -> Path:
     """Where `dataset` lies under `root`; DataError says what to get, from where, and how to point to it."""
     entry = known(dataset)
     for name in entry.folders:
-        if (data_root(root) / name).is_dir():
+        folder = data_root(root) / name
+        if folder.is_dir() and (not entry.holds or any((folder / part).is_dir() for part in entry.holds)):
             return data_root(root) / name
-    raise DataError(f"{data_root(root) / entry.folders[0]}: no such folder: unpack {entry.source} there, "
+    missing = data_root(root) / entry.folders[0] / (entry.holds or ("",))[0]
+    raise DataError(f"{missing}: no such folder: unpack {entry.source} there, "
                     "or point to its parent with --data or MST_DATA")
 
 
 def representation(config: Config) -> Representation:
     """What the network of `config` takes; DataError where its channels are not those of its event frames."""
     e = config.events
-    view = Representation(config.model.image_size, config.model.in_bits, e.frames, e.by, e.polarity, e.fit)
+    view = Representation(config.model.image_size, config.model.in_bits, e.frames, e.by, e.polarity, e.fit,
+                          config.model.in_channels)
+    if config.train.dataset in image_sets.FOLDER_SETS and view.colours not in (1, 3):
+        raise DataError(f"{config.train.dataset}: pictures have 1 channel (gray) or 3, but [model] in_channels is "
+                        f"{view.colours}: set it to 1 or 3")
     if known(config.train.dataset).events and config.model.in_channels != view.channels:
         raise DataError(f"[events] {e.frames} frames, polarity {e.polarity!r} give {view.channels} channels, but [model] "
                         f"in_channels is {config.model.in_channels}: set it to {view.channels}")
@@ -115,6 +140,7 @@ def read(dataset: str, train: bool, root: str | Path | None = None, view: Repres
 
 def read_for(config: Config, train: bool, root: str | Path | None = None) -> Arrays:
     """The training or test part of `config`'s data set as its network takes it, not yet padded; see `read`."""
+    folder_part(config, train, root)
     return read(config.train.dataset, train, root, representation(config))
 
 
@@ -124,10 +150,14 @@ def statistics(dataset: str, images: NDArray[np.uint8]) -> Statistics:
     if entry.statistics is not None:
         return entry.statistics
     pixels = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1)
-    totals = [np.bincount(channel, minlength=256) for channel in pixels]  # exact, whatever the size
-    values = np.arange(256) / 255
-    means = [float(total @ values) / pixels.shape[1] for total in totals]
-    spread = [float(total @ (values - mean) ** 2) / pixels.shape[1] for total, mean in zip(totals, means, strict=True)]
+    return of_counts(np.stack([np.bincount(channel, minlength=256) for channel in pixels]))  # exact, whatever the size
+
+
+def of_counts(counts: NDArray[np.int64]) -> Statistics:
+    """Mean and standard deviation of pixel / 255 per channel, from how often each value occurs: int64 [C, 256]."""
+    values, pixels = np.arange(256) / 255, int(counts[0].sum())
+    means = [float(total @ values) / pixels for total in counts]
+    spread = [float(total @ (values - mean) ** 2) / pixels for total, mean in zip(counts, means, strict=True)]
     return tuple(means), tuple(max(value, 1e-6) ** 0.5 for value in spread)
 
 

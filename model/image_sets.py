@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model import cifar_batch
-from model.dataset import Arrays, DataError, Representation, contents, published, subfolders
+from model.dataset import Arrays, DataError, Representation, contents, published
 from model.inert_pickle import UnpickleError
+from model.pictures import PictureFolder, class_names
 
 CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 FASHION_SOURCE = "the four *-ubyte.gz files from https://github.com/zalandoresearch/fashion-mnist"
@@ -46,7 +47,7 @@ FILES = {
 LARGEST_IDX = 1 << 28
 """Bytes of a packed idx file: the largest of Fashion-MNIST has 47 MB."""
 LARGEST_ARRAY = 1 << 33
-"""Bytes of images that `imagenet` returns as one array: the 50,000 validation images at 224 pixels fit."""
+"""Bytes of images that a set in folders returns as one array: the 50,000 validation images at 224 pixels fit."""
 
 
 def unpickled(path: Path, source: str = CIFAR_SOURCE) -> dict[bytes, Any]:
@@ -158,78 +159,37 @@ def fashion_mnist(folder: Path, train: bool, view: Representation | None = None,
     return pixels[:, None].copy(), labels.astype(np.int64)
 
 
-class ImageFolder:
-    """An ImageNet part, `<class>/*.JPEG` with one folder a class, decoded when asked for: it need not fit memory.
+class FolderSet:
+    """A set in folders, `<part>/<class>/*` (`model.pictures`): what `model.datasets` asks of it.
 
-    `files` and `labels` int64 [N] in order of class and name; `classes`: sorted folder names. DataError where there are none.
+    `parts`: names of the training and the test part. `enlarged`: pictures are fitted as for ImageNet.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.classes = subfolders(folder)
-        self.files: list[Path] = []
-        labels = []
-        for label, name in enumerate(self.classes):
-            found = sorted(entry for entry in (folder / name).iterdir() if entry.suffix.lower() in (".jpeg", ".jpg", ".png"))
-            self.files += found
-            labels += [label] * len(found)
-        if not self.files:
-            raise DataError(f"{folder}: its {len(self.classes)} class folders hold no image")
-        self.labels = np.array(labels, np.int64)
+    def __init__(self, name: str, parts: tuple[str, str], enlarged: bool) -> None:
+        self.name, self.parts, self.enlarged = name, parts, enlarged
 
-    def __len__(self) -> int:
-        return len(self.files)
+    def classes(self, folder: Path) -> tuple[str, ...]:
+        """Sorted names of the class folders, the same in both parts; DataError."""
+        return class_names(folder, self.parts)
 
-    def image(self, index: int, side: int) -> NDArray[np.uint8]:
-        """Image uint8 [3, side, side]: RGB, its shorter edge scaled to side * 256 / 224 (bicubic), the centre taken.
+    def part(self, folder: Path, train: bool) -> PictureFolder:
+        """The training or the test part, not decoded; DataError."""
+        return PictureFolder(folder / self.parts[0 if train else 1], self.classes(folder), self.enlarged)
 
-        DataError names a bad image. This is the evaluation view of the Swin Transformer.
-        """
-        path = self.files[index]
-        try:
-            from PIL import Image
-        except ModuleNotFoundError:
-            raise DataError("Pillow is needed to decode images: install it with `make events`") from None
-        edge = side * 256 // 224
-        try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a whole image ({' '.join(str(error).split())}): copy it again, or remove it") from None
-        width, height = picture.size
-        scale = edge / min(width, height)
-        size = max(edge, round(width * scale)), max(edge, round(height * scale))
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
-        scaled = picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
-        return np.asarray(scaled, np.uint8).transpose(2, 0, 1)
-
-    def images(self, indices: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
-        """Images uint8 [n, 3, side, side] at `indices` int64 [n]."""
-        return np.stack([self.image(int(index), side) for index in indices])
+    def read(self, folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
+        """Images uint8 [N, C, side, side], labels int64 [N] of a part; at most `count`, evenly spread, where that is not 0."""
+        part, side, channels = self.part(folder, train), view.side if view else 224, view.colours if view else 3
+        total = min(count or len(part), len(part))
+        if total * channels * side * side > LARGEST_ARRAY:
+            raise DataError(f"{folder}: {total} images of {side} pixels are {total * channels * side * side >> 30} GiB: "
+                            "ask for fewer (training reads such a set in a stream)")
+        images = np.empty((total, channels, side, side), np.uint8)
+        chosen = np.arange(total) if total == len(part) else np.linspace(0, len(part) - 1, total).astype(np.int64)
+        for place, index in enumerate(tqdm(chosen, desc=self.name, mininterval=10, disable=total < 1000)):
+            images[place] = part.image(int(index), side, channels)
+        return images, part.labels[chosen]
 
 
-def imagenet_part(folder: Path, train: bool) -> ImageFolder:
-    """The folder `train` or `val` of ImageNet."""
-    return ImageFolder(folder / ("train" if train else "val"))
-
-
-def imagenet(folder: Path, train: bool, view: Representation | None = None, count: int = 0) -> Arrays:
-    """`train/nXXXXXXXX/*.JPEG`, `val/nXXXXXXXX/*`: images uint8 [N, 3, side, side], labels int64 [N] (Deng et al. 2009)."""
-    part, side = imagenet_part(folder, train), view.side if view else 224
-    total = min(count or len(part), len(part))
-    if total * 3 * side * side > LARGEST_ARRAY:
-        raise DataError(f"{folder}: {total} images of {side} pixels are {total * 3 * side * side >> 30} GiB: "
-                        "ask for fewer, or decode them as they are needed (model.image_sets.ImageFolder)")
-    images = np.empty((total, 3, side, side), np.uint8)
-    chosen = np.arange(total) if total == len(part) else np.linspace(0, len(part) - 1, total).astype(np.int64)
-    for place, index in enumerate(tqdm(chosen, desc="imagenet", mininterval=10, disable=total < 1000)):
-        images[place] = part.image(int(index), side)
-    return images, part.labels[chosen]
-
-
-def imagenet_classes(folder: Path) -> tuple[str, ...]:
-    """Sorted folder names of `val`, which must be those of `train` where both are there."""
-    names = subfolders(folder / "val")
-    if (folder / "train").is_dir() and (trained := subfolders(folder / "train")) != names:
-        odd = sorted(set(names) ^ set(trained))[0]
-        raise DataError(f"{folder}: class folder {odd} is not in both train and val: unpack the data set again")
-    return tuple(names)
+IMAGENET = FolderSet("imagenet", ("train", "val"), enlarged=True)
+FOLDER = FolderSet("folder", ("train", "test"), enlarged=False)
+FOLDER_SETS = {"imagenet": IMAGENET, "folder": FOLDER}

@@ -28,8 +28,9 @@ from model.precision import chosen
 from model.qcfs import QCFS
 from model.spiking import SpikingNetwork
 from model.start import begin
+from model.stream import StreamedAugment, StreamedPictures
 from model.tensorboard import EventFile
-from model.training_data import TrainingError, in_memory
+from model.training_data import TrainingError, training_set
 
 __all__ = ["Trainer", "TrainingError", "accuracy", "average", "groups", "rate_at"]
 
@@ -131,9 +132,10 @@ def _placeless(identity: str) -> str:
 class Trainer:
     """A training run in the folder `folder`; resumes from its `state.safetensors` where there is one."""
 
-    def __init__(self, config: Config, data: Images, folder: Path, compiled: bool = True, bfloat16: bool = True,
-                 resume: bool = True, teacher: Teacher | None = None, device: str = "cpu") -> None:
-        """data: training images (uint8 [N, C, H, W]); the `holdout` that `[train] split` picks only measure accuracy.
+    def __init__(self, config: Config, data: Images | StreamedPictures, folder: Path, compiled: bool = True,
+                 bfloat16: bool = True, resume: bool = True, teacher: Teacher | None = None, device: str = "cpu") -> None:
+        """data: training images (uint8 [N, C, H, W], or a stream); the `holdout` that `[train] split` picks only
+        measure accuracy.
 
         `bfloat16` off computes in float32 whatever the configuration says; with a `teacher` the loss is also its.
         """
@@ -146,9 +148,10 @@ class Trainer:
         self.world = World.now()
         self.parts = self.world.mine(settings.shards)
         torch.manual_seed(settings.seed)
-        found = in_memory(config, data, self.device)
-        self.data_digest = digest(data)
+        found = training_set(config, data, self.device)
+        self.data_digest = digest(data) if isinstance(data, Images) else data.part.digest()
         self.held, self.augment, self.labels = found.held, found.augment, found.labels
+        self.class_names = data.class_names
         self.model = build(config)
         mean, std = found.statistics
         self.model.mean.copy_(torch.tensor(mean))
@@ -252,6 +255,7 @@ class Trainer:
         return {"dataset": self.settings.dataset, "split": self.settings.split,
                 "epoch": self.epoch, "epochs": self.settings.epochs,
                 "held_out_accuracy": self.log[-1]["held_out"] if self.log else None,
+                **({"class_names": list(self.class_names)} if self.class_names else {}),
                 **({"teacher_sha256": self.teacher.digest} if self.teacher else {}),
                 "command": f"{start} -m model {'distill' if self.teacher else 'train'} --config configs/{self.config.name}.toml"}
 
@@ -317,6 +321,8 @@ class Trainer:
         steps = len(order) // settings.batch
         if not steps:
             raise ValueError(f"[train] batch {settings.batch} exceeds the {len(order)} training images: lower it")
+        if isinstance(self.augment, StreamedAugment):
+            self.augment.begin(order[:steps * settings.batch].view(steps, settings.shards, -1)[:, list(self.parts)].flatten(0, 1))
         self.model.train()
         started, total = time.time(), 0.0
         scalars: list[tuple[str, float, int]] = []

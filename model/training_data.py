@@ -10,6 +10,7 @@ from model.data import Augment, Images, enlarged, fit, normalisation
 from model.dataset import Statistics
 from model.datasets import DATASETS, DataError, enlargement
 from model.holdout import split
+from model.stream import StreamedAugment, StreamedPictures
 
 
 class TrainingError(ValueError):
@@ -50,6 +51,25 @@ def spread(labels: Tensor, count: int) -> Tensor:
     count = min(count, len(labels))
     by_class = bool((labels[1:] >= labels[:-1]).all())
     return torch.from_numpy(np.linspace(0, len(labels) - 1, count).astype(np.int64)) if by_class else torch.arange(count)
+
+
+def training_set(config: Config, data: Images | StreamedPictures, device: torch.device) -> TrainingSet:
+    """What a run of `config` takes from `data`; DataError, TrainingError."""
+    return in_memory(config, data, device) if isinstance(data, Images) else streamed(config, data, device)
+
+
+def streamed(config: Config, data: StreamedPictures, device: torch.device) -> TrainingSet:
+    """The training set of pictures that are decoded when they are needed; those held out are kept. DataError, TrainingError."""
+    settings, entry = config.train, DATASETS[config.train.dataset]
+    train, held = parts(config, data.labels)
+    labels = data.labels[train]
+    kept = Images(data.chosen(held).to(device), data.labels[held].to(device))
+    first = data.chosen(train[spread(labels, settings.batch)]).to(device)
+    if first.min() == first.max():
+        raise TrainingError(f"every pixel of {len(first)} training images is {int(first.flatten()[0])}: "
+                            "there is nothing to learn")
+    augment = StreamedAugment(data, train, settings.crop_pad, entry.mirrors, device)
+    return TrainingSet(augment, labels.to(device), kept, entry.statistics or data.statistics(train), first)
 
 
 def in_memory(config: Config, data: Images, device: torch.device) -> TrainingSet:

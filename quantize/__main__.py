@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,25 +72,31 @@ def _activity(network: Network, dataset: str, config: Path) -> dict[str, object]
         return {"activity": activity(network, unpadded(found["images"][:ACTIVITY_IMAGES], network.model.image_size))}
 
 
-def _trained(path: Path) -> "SpikingNetwork":
-    """The trained network of a checkpoint; an imported one of the authors' code is refused with what has no integer form."""
+def _trained(path: Path) -> "tuple[SpikingNetwork, dict[str, Any]]":
+    """The trained network of a checkpoint, and what it says of itself.
+
+    An imported one of the authors' code is refused with what has no integer form.
+    """
     from model.checkpoint import load
     from model.reference import files
     if files.is_reference(path):
         raise ValueError(f"{path}: an imported checkpoint has no integer form: " + "; ".join(files.unmappable(files.load(path))))
-    return load(path)[0]
+    return load(path)
 
 
 def _export(args: argparse.Namespace, config: Config) -> None:
     from model import checkpoint
-    from quantize.export import export
+    from quantize.export import export, reports
     from quantize.network import digest, save
     if args.output is None:
         checkpoint.expect_own(config, "export")
     output = args.output or config.network
-    network = export(_trained(args.checkpoint or checkpoint.of(config)), config)
+    trained, info = _trained(args.checkpoint or checkpoint.of(config))
+    network = export(trained, config)
+    for line in reports(trained, config):
+        print(line)
     notes = _notes(measured(accuracy_file(config)), digest(network)) | _activity(network, config.train.dataset, args.config)
-    network = dataclasses.replace(network, notes=notes)
+    network = dataclasses.replace(network, notes=notes, class_names=tuple(info.get("class_names", ())))
     changed = save(output, network)
     state = "written" if changed else "unchanged"
     print(f"{output}: {network.parameters} parameters, {len(network.layers)} layers, {state}")
@@ -107,7 +113,7 @@ def _accuracy(args: argparse.Namespace, config: Config) -> None:
     network = load_network(output)
     args.results.mkdir(parents=True, exist_ok=True)  # before the measurement, not behind it
     trained = args.checkpoint or checkpoint.of(config)
-    mst = _trained(trained)
+    mst, _ = _trained(trained)
     name = digest(network)
     if digest(export(mst, config)) != name:
         raise ValueError(f"{output}: is not the export of {trained}: run `python -m quantize export` first")

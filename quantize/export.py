@@ -17,9 +17,11 @@ from quantize.fold_conv import fold_backbone
 from quantize.formats import BIAS_BITS, SCORE_SHIFT, STREAM_BITS, THRESHOLD_BITS, limits
 from quantize.layers import Attention, Gemm, Layer, Network, Residual
 from quantize.rounding import Moments, counts_after, plain, round_rows
-from quantize.stream import Plan, Scale, Step, norm_fire, plan_stage
+from quantize.stream import HELD_ERROR, Plan, Scale, Step, norm_fire, plan_stage
 
 THRESHOLD_MAX = limits(THRESHOLD_BITS, signed=False)[1]
+SMALLEST_ENTRY = 8
+"""Softmax numerator of a score of 0 at a head's strongest offset, at least: it is rounded by a sixteenth at most then."""
 PIXEL_CORRELATION = 0.9
 """Expected between the pixels of a patch: what natural images show between neighbours."""
 
@@ -68,6 +70,7 @@ def _attention(layer: FoldedAttention, config: Config) -> Attention:
                               f"its learned threshold {layer.theta_score:.3g} is too large; initialise it lower")
         threshold = THRESHOLD_MAX
     kappa = layer.theta_v / layer.theta_out
+    _refuse_sharp(layer, kappa, levels, config.quantize.rom_bits)
     exponent = layer.theta_score * np.arange(levels + 1) + layer.bias[:, :, None]
     top = limits(config.quantize.rom_bits, signed=False)[1]
     raw = np.exp(exponent - exponent.max((1, 2), keepdims=True)) * (top * min(1.0, kappa))
@@ -79,10 +82,24 @@ def _attention(layer: FoldedAttention, config: Config) -> Attention:
                      num, den)
 
 
+def _refuse_sharp(layer: FoldedAttention, kappa: float, levels: int, bits: int) -> None:
+    """ExportError where the softmax ROM of `bits` bits leaves count 0 no SMALLEST_ENTRY steps at a head's strongest offset."""
+    fall = layer.theta_score * levels
+    entry = limits(bits, signed=False)[1] * min(1.0, kappa) * math.exp(-fall)
+    if entry < SMALLEST_ENTRY:
+        needed = bits + math.ceil(math.log2(SMALLEST_ENTRY / entry))
+        remedy = f"set [quantize] rom_bits = {needed}" if needed <= 16 else \
+            f"that needs rom_bits = {needed}, and 16 is the most: train with a smaller score threshold"
+        raise ExportError(f"{layer.name}: a score of 0 and one of {levels} spikes differ by a factor of exp({fall:.3g}) in the "
+                          f"softmax, of which rom_bits = {bits} keeps {entry:.2g} steps for the smaller ({SMALLEST_ENTRY} are "
+                          f"needed): {remedy}")
+
+
 def _stage_plans(layers: tuple[FoldedLayer, ...], config: Config) -> tuple[list[Plan], dict[str, tuple[int, int]]]:
     """Plan of every stage, and which stage and step each layer with a residual is."""
     plans: list[Plan] = []
     where: dict[str, tuple[int, int]] = {}
+    names: list[str] = []
     steps: list[Step] = []
     ending: Affine | None = None
     for layer in layers:
@@ -94,14 +111,45 @@ def _stage_plans(layers: tuple[FoldedLayer, ...], config: Config) -> tuple[list[
                 leaving, bits = ending, STREAM_BITS
             assert leaving is not None
             plans.append(plan_stage(steps, leaving, config.model.levels, bits))
-            steps = []
+            _refuse_holds(plans[-1], names)
+            steps, names = [], []
         if layer.residual:
             assert layer.theta is not None
             ending = layer.norm.affine if layer.norm is not None else None
             where[layer.name] = len(plans), len(steps)
             move = layer.norm.affine if layer.norm is not None and layer.norm.moves else None
             steps.append(Step(float(layer.theta[0]), move))
+            names.append(layer.name)
     return plans, where
+
+
+def _refuse_holds(plan: Plan, names: list[str]) -> None:
+    """ExportError where a norm scale that was held up changes the stream by more than HELD_ERROR; `names`: layer of each step."""
+    worst = max(plan.holds, key=lambda hold: hold.error, default=None)
+    if worst is not None and worst.error > HELD_ERROR:
+        count = sum(hold.error > HELD_ERROR for hold in plan.holds)
+        raise ExportError(
+            f"{names[worst.step]}: the norm after it scales channel {worst.channel} of the shortcut by {worst.wanted:.3g}, "
+            f"and the integer stream can follow to {worst.used:.3g} only, {worst.error:.2f} spikes off "
+            f"({count} channels of this stage): "
+            "use fewer levels or blocks in a stage, or train with larger norm scales (no gamma near 0)")
+
+
+def reports(net: SpikingNetwork, config: Config) -> list[str]:
+    """What the export of `net` rounds beyond its plain formats, a line each: norm scales that were held up."""
+    if isinstance(net, Backbone):
+        plans, _ = _stage_plans(fold_backbone(net), config)
+    else:
+        assert isinstance(net, MST)
+        plans, _ = _stage_plans(fold(net), config)
+    found = []
+    for stage, plan in enumerate(plans):
+        if plan.holds:
+            worst = max(plan.holds, key=lambda hold: hold.error)
+            found.append(f"residual stage {stage}: {plan.held} channels with a norm scale held up, "
+                         f"at most {worst.error:.3f} spikes off "
+                         f"(channel {worst.channel}: {worst.wanted:.3g} became {worst.used:.3g})")
+    return found
 
 
 def export(net: SpikingNetwork, config: Config) -> Network:

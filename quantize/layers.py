@@ -131,12 +131,14 @@ Layer = Gemm | Attention
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """An integer network: the model's shape, its layers, and notes such as accuracies (JSON values)."""
+    """An integer network: the model's shape, its layers, notes such as accuracies (JSON values), and the names of the classes
+    in the order of the logits, or none."""
 
     model: AnyModel
     layers: tuple[Layer, ...]
     rom_bits: int
     notes: dict[str, object]
+    class_names: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -3,7 +3,8 @@
     magic 8 bytes | version u32 | header length u32 | header, JSON in UTF-8 | tensors, raw | SHA-256 of all before
 
 Numbers are little-endian. The header holds the model's shape, the layers, the notes and a table of tensors (dtype,
-shape, offset from the header's end); equal networks give equal bytes. A format change raises VERSION.
+shape, offset from the header's end), and, of a network that was trained on one's own pictures,
+`class_names`; equal networks give equal bytes. A format change raises VERSION.
 """
 import dataclasses
 import hashlib
@@ -77,6 +78,7 @@ def _describe(layer: Layer) -> dict[str, object]:
 def encode(network: Network, *, notes: bool = True) -> bytes:
     """The file's bytes; with `notes=False` as if it had no notes. NetworkError where `check` refuses the network."""
     check(network)
+    _named(network)
     table, payload = [], bytearray()
     for layer in network.layers:
         for name, values in _tensors(layer).items():
@@ -90,6 +92,7 @@ def encode(network: Network, *, notes: bool = True) -> bytes:
             "model": model, "rom_bits": network.rom_bits,
             "layers": [_describe(layer) for layer in network.layers], "notes": network.notes if notes else {},
             "tensors": table, "payload": len(payload),
+            **({"class_names": list(network.class_names)} if network.class_names and notes else {}),
         }, sort_keys=True, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise NetworkError(f"the network's description is not JSON: {error}") from None
@@ -172,7 +175,17 @@ def _decode(data: bytes) -> Network:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise NetworkError(f"its header is broken ({shown(error)}); rerun `make quantize`") from None
     check(network)
+    _named(network)
     return network
+
+
+def _named(network: Network) -> None:
+    """NetworkError unless there are no class names, or one for each class."""
+    names = network.class_names
+    if names and (not all(isinstance(name, str) and name for name in names) or len(set(names)) != network.model.classes
+                  or len(names) != network.model.classes):
+        raise NetworkError(f"has class names {list(names)[:3]} ..., {len(names)} of them, for {network.model.classes} classes: "
+                           "one text for each is wanted; rerun `make quantize`")
 
 
 def _truncated(length: int, wanted: int, about: str) -> str:
@@ -185,6 +198,9 @@ def _network(header: dict[str, object], payload: bytes) -> Network:
     if type(rom_bits) is not int or not isinstance(table, list) or not isinstance(layers, list) \
             or not isinstance(notes, dict):
         raise TypeError("tensors, layers, notes or rom_bits is of a wrong type")
+    names = header.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("class_names is not a list of texts")
     known = set(_GEMM_TYPES.values()) | {_dtype(bits, False) for bits in range(6, 17)}
     end = 0
     for entry in table:
@@ -204,7 +220,7 @@ def _network(header: dict[str, object], payload: bytes) -> Network:
         values = np.frombuffer(payload, entry["dtype"], count, entry["offset"]).reshape(shape).astype(np.int64)
         values.setflags(write=False)
         tensors[entry["layer"], entry["name"]] = values
-    return Network(read_model(header["model"]), tuple(_layer(raw, tensors) for raw in layers), rom_bits, notes)
+    return Network(read_model(header["model"]), tuple(_layer(raw, tensors) for raw in layers), rom_bits, notes, tuple(names))
 
 
 def _layer(raw: dict[str, object], tensors: dict[tuple[str, str], Ints]) -> Layer:

@@ -15,6 +15,8 @@ STREAM_MAX = limits(STREAM_BITS, signed=True)[1]
 THRESHOLD_MAX = limits(THRESHOLD_BITS, signed=False)[1]
 SMALLEST_FIRST_GAIN = 4
 """A norm that nearly erases the shortcut would blow up all later gains: its scale is held up, so that this remains."""
+HELD_ERROR = 0.125
+"""Largest standard deviation, in spikes of the next branch, of what a held scale adds to the stream: more is refused."""
 RANGE_SIGMAS = 4.0
 """Requantised planes hold mean + this many standard deviations of a channel, as the next BatchNorm saw them."""
 
@@ -36,17 +38,34 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """A norm's scale that the stream cannot follow: of `channel` after the branch number `step`, `wanted` by the network, `used`
+    in integers. `error`: standard deviation of the difference, in spikes of the largest branch that follows."""
+
+    step: int
+    channel: int
+    wanted: float
+    used: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One stage: the gain [C] of each step, the scale just before and just after its norm moves the stream.
 
-    `requantise` leads to the next merge or head. `held`: channels whose norm scale was held up.
+    `requantise` leads to the next merge or head. `holds`: norm scales that were held up.
     """
 
     gains: tuple[Ints, ...]
     before: tuple[Scale, ...]
     after: tuple[Scale, ...]
     requantise: Requantise
-    held: int
+    holds: tuple[Hold, ...]
+
+    @property
+    def held(self) -> int:
+        """Channels of which a norm scale was held up."""
+        return len({hold.channel for hold in self.holds})
 
 
 def _gains(first: Floats, ratios: Floats) -> Ints:
@@ -63,7 +82,7 @@ def plan_stage(steps: list[Step], leaving: Affine, levels: int, bits: int, targe
     width = len(leaving.mean)
     channels = next((len(step.move.scale) for step in steps if step.move is not None), width)
     fold = width // channels
-    ratios, scale, held = [], np.ones(channels), np.zeros(channels, bool)
+    ratios, scale, holds = [], np.ones(channels), list[Hold]()
     largest = STREAM_MAX / (levels * SMALLEST_FIRST_GAIN * len(steps))
     moves: list[Floats] = []
     for index, step in enumerate(steps):
@@ -73,8 +92,10 @@ def plan_stage(steps: list[Step], leaving: Affine, levels: int, bits: int, targe
             continue
         following = max((later.theta for later in steps[index + 1:]), default=0.0)
         floor = following / (steps[0].theta * largest) / np.abs(scale)
-        held |= np.abs(step.move.scale) < floor
         moves.append(np.where(step.move.scale < 0, -1.0, 1.0) * np.maximum(np.abs(step.move.scale), floor))
+        for channel in np.flatnonzero(np.abs(step.move.scale) < floor):
+            wanted, used = float(step.move.scale[channel]), float(moves[-1][channel])
+            holds.append(Hold(index, int(channel), wanted, used, abs(used - wanted) * float(step.move.std[channel]) / following))
         scale = scale * moves[-1]
     table = np.array(ratios)
     total = np.abs(table).sum(0)
@@ -111,7 +132,7 @@ def plan_stage(steps: list[Step], leaving: Affine, levels: int, bits: int, targe
         if step.move is not None:
             rho, offset = rho * move, step.move.scale * offset + step.move.shift
         after.append(Scale(rho, offset))
-    return Plan(gains, tuple(before), tuple(after), Requantise(shift, bits), int(held.sum()))
+    return Plan(gains, tuple(before), tuple(after), Requantise(shift, bits), tuple(holds))
 
 
 def norm_fire(norm: FoldedNorm, scale: Scale, levels: int) -> NormFire:

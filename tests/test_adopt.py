@@ -64,7 +64,7 @@ def test_another_factor_of_the_scores_goes_into_q(scale: float) -> None:
 def test_an_adopted_network_keeps_the_authors_normalisation_and_its_masking_ratio(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """CIFAR-100 has values of its own here; a network that was trained with CIFAR-10's sees the same pixels in training."""
-    reference = from_state_dict(states.random_state(seed=1, dtype=torch.float32), 16)
+    reference = from_state_dict(states.random_state(seed=1, classes=100, dtype=torch.float32), 16, 100)
     save_reference(tmp_path / "r.safetensors", reference, {"config": {}, "mask_ratio": 0.3})
     assert model_main(["adopt", str(tmp_path / "r.safetensors"), "-o", str(tmp_path / "own.toml"), "--dataset", "cifar100"]) == 0
     assert "[masking] ratio = 0.300781: the checkpoint's 0.3, to the nearest multiple of 1/256" in capsys.readouterr().out
@@ -160,6 +160,8 @@ def test_from_a_checkpoint_to_integers(tmp_path: Path, capsys: pytest.CaptureFix
     assert model_main(["import", "best.pth", "-o", "mst.safetensors"]) == 0
     assert "its way there: python -m model adopt mst.safetensors" in capsys.readouterr().out
     adopt = ["adopt", "mst.safetensors", "--dataset", "cifar10", "-o", "own.toml"]
+    assert model_main([*adopt[:3], "cifar100", *adopt[4:]]) == 2, "a set of other classes than the network's"
+    assert "--dataset cifar100 has 100 classes, the network 10: name the data set" in capsys.readouterr().err
     assert model_main(adopt) == 0
     assert "own.toml: next, python -m model train --config own.toml" in capsys.readouterr().out
     table = tomllib.loads(Path("own.toml").read_text())

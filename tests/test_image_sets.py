@@ -12,7 +12,6 @@ import pytest
 from model import datasets, image_sets
 from model.__main__ import main
 from model.dataset import DataError, Representation
-from model.image_sets import ImageFolder
 
 
 def write_cifar100(root: Path, count: int = 4) -> np.ndarray:
@@ -102,8 +101,8 @@ def test_imagenet_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert images.shape == (5, 3, 28, 28) and labels.tolist() == [0, 0, 1, 1, 1]
     assert abs(int(images[1, 1].mean()) - 200) < 12 and images[1, 0].mean() < 12, "the second image is green"
     assert datasets.read("imagenet", True, tmp_path, Representation(28), 2)[1].tolist() == [0, 1], "spread over the classes"
-    part = ImageFolder(folder / "val")
-    assert part.classes == ["n01440764", "n01443537"] and np.array_equal(part.images(np.array([2]), 14)[0], part.image(2, 14))
+    part = image_sets.IMAGENET.part(folder, False)
+    assert part.classes == ("n01440764", "n01443537") and np.array_equal(part.images(np.array([2]), 14)[0], part.image(2, 14))
     assert datasets.known("imagenet").classes(folder) == ("n01440764", "n01443537")
     assert main(["data", "--dataset", "imagenet", "--root", str(tmp_path)]) == 2
     assert "the training part holds 5 of 1281167" in capsys.readouterr().err
@@ -123,13 +122,13 @@ def test_bad_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(DataError, match="class folder n01443537 is not in both train and val"):
         datasets.known("imagenet").classes(folder)
     with pytest.raises(DataError, match="holds no folder, but one for each class"):
-        ImageFolder(folder / "val" / "n02")
+        image_sets.class_names(folder / "val", ("n02", "n03"))
 
 
 def test_an_array_that_no_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_imagenet(tmp_path)
     monkeypatch.setattr(image_sets, "LARGEST_ARRAY", 1000)
-    with pytest.raises(DataError, match=r"5 images of 28 pixels .* decode them as they are needed"):
+    with pytest.raises(DataError, match=r"5 images of 28 pixels .*training reads such a set in a stream"):
         datasets.read("imagenet", True, tmp_path, Representation(28))
 
 

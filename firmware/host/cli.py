@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from firmware.host.driver import HostError
 from firmware.host.link import RETRIES, TIMEOUT, LinkBus
-from firmware.host.png import PngError, read_png
+from firmware.host.png import PngError, read_header, read_png
 from firmware.host.ports import FORMS
 from firmware.host.serial_port import BAUD
 from firmware.host.session import Session, load_file
@@ -43,10 +43,11 @@ def picture(path: Path, side: int, channels: int) -> NDArray[np.uint8]:
 
     HostError names the file, its size and the remedy.
     """
-    image = read_png(path)
-    if image.shape[:2] != (side, side):
-        raise HostError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, the network takes {side}x{side}: scale it, for "
+    header = read_header(path)  # before the picture is unpacked: a large one takes its time
+    if (header.width, header.height) != (side, side):
+        raise HostError(f"{path}: {header.width}x{header.height} pixels, the network takes {side}x{side}: scale it, for "
                         f"example with convert {path.name} -resize {side}x{side}! small.png")
+    image = read_png(path)
     if channels == 3:
         return np.ascontiguousarray(np.broadcast_to(image, (side, side, 3)))
     if (image != image[..., :1]).any():

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from model import checkpoint
 from model.command_line import output_file
 from model.dataset import Representation
-from model.datasets import read
+from model.datasets import DATASETS, read
 from model.reference import adopt, files
 from model.reference.pictures import normalisation, pixels
 from model.reference.shape import ReferenceModelError
@@ -42,6 +42,10 @@ def run_adopt(args: argparse.Namespace) -> None:
     mean, std = normalisation(args.dataset)
     reference = files.load(args.file, mask_ratio=None)
     model = adopt.adopted(reference, args.levels)
+    count = DATASETS[args.dataset].class_count
+    if count and count != model.config.classes:
+        raise ReferenceModelError(f"--dataset {args.dataset} has {count} classes, the network {model.config.classes}: name "
+                                  "the data set that it was trained on (another head is not made)")
     if len(mean) != model.config.in_channels:
         raise ReferenceModelError(f"--dataset {args.dataset} has {len(mean)} channels, the network takes "
                                   f"{model.config.in_channels}")
@@ -97,4 +101,4 @@ def run_reference(args: argparse.Namespace) -> None:
             stepwise += (sums[torch.tensor(steps) - 1].argmax(2) == labels).sum(1)
         result |= {"dataset": args.dataset, "images": args.images, "qcfs": right / args.images,
                    "stepwise": {str(t): int(hits) / args.images for t, hits in zip(steps, stepwise, strict=True)}}
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2, allow_nan=False))

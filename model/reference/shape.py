@@ -10,6 +10,7 @@ from torch import Tensor
 from model.attention import relative_index, window_mask
 from model.config import table_entries
 from model.limits import MOST_ENTRIES, MOST_PIXELS
+from model.values import impossible
 
 LEVELS = 16
 """L of the published network."""
@@ -237,6 +238,8 @@ def checked(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
             raise ReferenceModelError(f"state dict: {key} is {tensor.dtype}, not of floats")
         if not bool(tensor.isfinite().all()):
             raise ReferenceModelError(f"state dict: {key} holds a value that is not finite: take an earlier checkpoint")
+        if wrong := impossible({key: tensor}):
+            raise ReferenceModelError(f"state dict: {wrong}: take an earlier checkpoint")
         if key.endswith(".up") and not float(tensor):
             raise ReferenceModelError(f"state dict: {key} is 0, and activations are divided by it: take an earlier checkpoint")
         found[key] = tensor
