@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hwgen import register_files
-from hwgen.emit import Build, emit, emit_mmio
+from hwgen.emit import Build, check_name, emit, emit_mmio, emit_named
 from hwgen.files import claimed
 from hwgen.inputs import network_arguments, read_inputs
 from hwgen.program import demands
@@ -28,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     emitting.add_argument("--mmio", action="store_true", help="also mst_mmio.v: the machine behind a stream window")
     emitting.add_argument("--clock", type=clock_mhz, default=FREQUENCY_MHZ, metavar="MHZ",
                           help=f"clock at which the prediction is told as a time (default: {FREQUENCY_MHZ}, what synth aims at)")
+    emitting.add_argument("--name", metavar="NAME", help="also NAME.v: the machine with all its modules named after NAME, for a "
+                          "design that holds several")
     for command in (emitting, synth):
         network_arguments(command)
         _output_argument(command)
@@ -85,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.command == "registers":
         return registers_command(args.check)
+    if args.command == "emit" and args.name is not None:
+        check_name(args.name)
     config, machine, network = read_inputs(args)
     build = emit(network, machine, config.masking, args.output or Path("rtl") / "build" / config.name)
     if args.command == "synth":
@@ -94,8 +98,11 @@ def main(argv: list[str] | None = None) -> int:
         print(report_text(report, device), end="")
     else:
         print_build(build, args.clock)
-        if args.mmio:
-            print(f"{emit_mmio(build)}: behind a stream window")
+        mmio = emit_mmio(build) if args.mmio else None
+        if mmio:
+            print(f"{mmio}: behind a stream window")
+        for file in emit_named(build, args.name, mmio) if args.name is not None else ():
+            print(f"{file}: the same, named after {args.name}")
     return 0
 
 

@@ -7,11 +7,13 @@ import ast
 import dataclasses
 import io
 import json
+import re
 import tokenize
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from hwgen.clock_gate import GATE
 from hwgen.config import MachineConfig
 from hwgen.files import digest, hex_image, json_text, write_if_changed
 from hwgen.program import compile_network, sized
@@ -21,7 +23,7 @@ from hwgen.steps import Program
 from hwgen.top import Accelerator
 from hwgen.verilog import convert
 from hwgen.window import BEATS, MmioAccelerator
-from model.config import MaskingConfig
+from model.config import ConfigError, MaskingConfig
 from quantize.layers import Network
 from quantize.network import digest as network_digest
 
@@ -33,6 +35,27 @@ IMAGE_FILES = {LoadTarget.PROGRAM: "program.hex", LoadTarget.WEIGHTS: "weights.h
                LoadTarget.WRITES: "writes.hex"}
 EXTERNAL = "external.bin"
 """What lies in external memory from MEMORY_BASE on before the first image."""
+
+
+FILE_LIST, WAIVERS = "filelist.f", "lint.vlt"
+WAIVER_TEXT = """`verilator_config
+// What `verilator --lint-only -Wall lint.vlt -f filelist.f` is not to say, each with its reason. Everything else stays on:
+// undriven and multiply driven signals, latches, implicit nets, missing pins, ranges, assignments that cut bits off.
+// All modules lie in one file.
+lint_off -rule DECLFILENAME
+// A constant is as wide as its value; the other operand is the wider one, and none is cut.
+lint_off -rule WIDTHEXPAND -file "*" -match "Operator * expects * bits on the *HS*"
+// `!` of a word asks whether it is 0.
+lint_off -rule WIDTHTRUNC -file "*" -match "Logical operator LOGNOT expects 1 bit on the LHS*"
+// The generator names every field of a port, a descriptor or a sum, whether this machine reads all its bits or not.
+lint_off -rule UNUSEDSIGNAL
+// Registers have their value after power-up as well as after reset, as FPGAs give it to them.
+lint_off -rule PROCASSINIT
+// A case assigns to what has been given its value in front of it.
+lint_off -rule CASEINCOMPLETE
+// A limit of a field that this machine's width cannot exceed.
+lint_off -rule CMPCONST
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +103,41 @@ def emit(network: Network, machine: MachineConfig, masking: MaskingConfig, folde
         or _recorded(folder).get("verilog_sha256") != digest(target_file.read_bytes())
     if regenerated:
         write_if_changed(target_file, convert(Accelerator(machine, int(design_id[:8], 16), program.images), TOP))
-    write_if_changed(folder / "filelist.f", f"{TOP}.v\n")
+    write_if_changed(folder / WAIVERS, WAIVER_TEXT)
+    write_filelist(folder / FILE_LIST, target_file)
     write_if_changed(folder / MANIFEST, json_text({
         "build_id": build_id, "design_id": design_id, "machine": dataclasses.asdict(machine),
         "network": network_digest(network), "verilog_sha256": digest(target_file.read_bytes()),
         "toolchain": toolchain()}))
     return Build(program, machine, folder, design_id, build_id, regenerated)
+
+
+def write_filelist(path: Path, *sources: Path) -> None:
+    """Write a file list for `-f`: whole paths, so that a tool finds the sources from whatever folder it is started in."""
+    write_if_changed(path, "".join(f'"{file.resolve()}"\n' if " " in str(file.resolve()) else f"{file.resolve()}\n"
+                                   for file in sources))
+
+
+def check_name(name: str) -> None:
+    """ConfigError unless `name` is a plain Verilog name, and none of ours."""
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name in (TOP, MMIO, GATE):
+        raise ConfigError(f"--name must be a Verilog name (letters, digits and _ after a letter) and none of {TOP}, {MMIO}, "
+                          f"{GATE}, not {name!r}")
+
+
+def emit_named(build: Build, name: str, mmio: Path | None = None) -> list[Path]:
+    """Write a build's Verilog again as `name`.v (`mmio`, the file of `emit_mmio`: as `name`_mmio.v), every module named after it.
+
+    So several machines fit into one design. The file list names these files then. ConfigError: see `check_name`.
+    """
+    check_name(name)
+    files = []
+    for source, old, new in ((build.verilog, TOP, name), *([(mmio, MMIO, f"{name}_mmio")] if mmio else [])):
+        text = re.sub(rf"\b{old}\b", new, source.read_text(encoding="utf-8"))
+        files.append(build.folder / f"{new}.v")
+        write_if_changed(files[-1], re.sub(rf"\b{GATE}\b", f"{name}_clock_gate", text))
+    write_filelist(build.folder / FILE_LIST, files[-1])  # mst_mmio holds the machine whole
+    return files
 
 
 def emit_mmio(build: Build, beats: int = BEATS, logits: int = LOGITS_MOST) -> Path:

@@ -19,6 +19,8 @@ SLICE_BITS = 72
 """Four times the 18 bits of a block RAM with two ports: slices cost no block RAM more than one wide memory."""
 BANK_ROWS = 1024
 """Rows of a block RAM with two 18-bit ports."""
+CHAIN = 64
+"""Most banks whose outputs are joined in one expression without levels."""
 LATENCY = 4
 """Cycles from an address to its data: address, block RAM, its output, the chosen bank."""
 
@@ -83,7 +85,7 @@ class WeightMemory(wiring.Component):
                     m.d.comb += [inner.address.eq(address), inner.en.eq(stages[0])]
                     parts.append(taken & stages[2].replicate(bits))
                 data = Signal(bits, name=f"data{number}_{port}", reset_less=True)
-                m.d.sync += data.eq(reduce(or_, parts))
+                m.d.sync += data.eq(joined(parts))
                 m.d.comb += outer.data[low:low + bits].eq(data)
         return m
 
@@ -93,6 +95,13 @@ class WeightMemory(wiring.Component):
         found = address[low:] == bank if len(address) > low else Const(1, 1)
         whole = rows.depth in (BANK_ROWS, self._depth - bank * BANK_ROWS)
         return found if whole else found & (address[:low] < rows.depth)
+
+
+def joined(parts: Sequence[Value]) -> Value:
+    """The OR of `parts`, as one chain up to CHAIN of them: a deeper one would exceed Python's recursion in the generator."""
+    while len(parts) > CHAIN:
+        parts = [reduce(or_, parts[first:first + CHAIN]) for first in range(0, len(parts), CHAIN)]
+    return reduce(or_, parts)
 
 
 def bank_sizes(depth: int, loadable: bool, words: Sequence[int]) -> list[tuple[int, int]]:
