@@ -62,8 +62,8 @@ def norm_qcfs(norm: nn.BatchNorm1d | nn.BatchNorm2d, threshold: Tensor, levels: 
     with torch.no_grad():
         rows, momentum = x.shape[0], norm.momentum
         assert norm.running_mean is not None and norm.running_var is not None and momentum is not None
-        norm.running_mean.lerp_(out[1], momentum)
-        norm.running_var.lerp_(out[2] * (rows / max(1, rows - 1)), momentum)
+        norm.running_mean.lerp_(out[1].to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_((out[2] * (rows / max(1, rows - 1))).to(norm.running_var.dtype), momentum)
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
     return out[0], out[3] if both else out[0]

@@ -77,7 +77,7 @@ def test_slices_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"frames": 0}, r"\[events\] frames must be at least 1, not 0"), ({"by": "events"}, "by must be time or count, not 'events'"),
+    ({"frames": 0}, r"\[events\] frames must be 1 to 65536, not 0"), ({"by": "events"}, "by must be time or count, not 'events'"),
     ({"polarity": "on"}, "polarity must be split or merged, not 'on'"), ({"fit": "pad"}, "fit must be crop or scale, not 'pad'"),
 ])
 def test_bad_representations(values: dict[str, object], message: str) -> None:

@@ -87,7 +87,7 @@ def test_truncated_idx_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown dataset 'svhn'; known: cifar10, cifar100, fashion_mnist, imagenet, folder, nmnist"):
+    with pytest.raises(DataError, match="unknown dataset 'svhn'; known: cifar10, .*, imagenet, folder, nmnist"):
         load("svhn", True, tmp_path)
 
 

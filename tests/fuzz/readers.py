@@ -402,6 +402,10 @@ BUILT, TOOL = "a product of the same build, read back", "what a tool of the buil
 SOURCE = "this repository's own"
 OPENS = "opens no file: a port, or what one of READERS has read"
 OWN: dict[str, str] = {
+    "firmware.host.png:_with_pillow": OPENS, "firmware.host.png:read_header": OPENS, "hwgen.emit:emit_named": BUILT,
+    "model.commands:_digest": "compares bytes only", "model.commands:_recorded": OPENS, "model.holdout:expect_rule": OPENS,
+    "model.pictures:read_picture": "Pillow decodes it, after its size was compared", "model.teacher:_restore": OPENS,
+    "model.teacher:main": "compares bytes only", "model.train:_placeless": OPENS,
     "firmware.build:flat": BUILT, "firmware.host.cli:main": OPENS, "firmware.host.window:__init__": OPENS,
     "hwgen.boards:bitstream": BUILT, "hwgen.emit:_recorded": BUILT, "hwgen.emit:design_digest": SOURCE, "hwgen.emit:emit": BUILT,
     "hwgen.emit:hardware_sources": SOURCE, "hwgen.files:write_if_changed": "compares bytes only", "hwgen.multipliers:save": BUILT,
@@ -411,7 +415,7 @@ OWN: dict[str, str] = {
     "hwgen.timeline:run_timeline": OPENS, "model.checkpoint:_header": BUILT,
     "model.distill:load": "the sum of a checkpoint that was read before", "model.get_torch:allowed": SOURCE,
     "model.get_torch:locked": SOURCE, "model.get_torch:plan": TOOL,
-    "model.image_sets:image": "Pillow decodes it, within its own limits", "model.precision:_cpu_flags": "the kernel's",
+    "model.precision:_cpu_flags": "the kernel's",
     "model.train:_differences": OPENS, "model.train:_saved_precision": OPENS,
     "quantize.__main__:_activity": "the committed sample", "quantize.__main__:_write": "compares texts only",
     "quantize.network:save": "compares bytes only", "sim.bench:main": SOURCE, "sim.bench:synthesis": SOURCE,
