@@ -63,6 +63,15 @@ class DataSet:
     holds: tuple[str, ...] = ()
 
 
+def expect_labels(labels: NDArray[np.int64], classes: int, source: object) -> None:
+    """DataError where `labels` [N] of `source` name a class that a network of `classes` classes does not have."""
+    if len(labels) and int(labels.min()) < 0:
+        raise DataError(f"{source} has the label {int(labels.min())}: labels are 0 to classes - 1")
+    if len(labels) and int(labels.max()) >= classes:
+        raise DataError(f"{source} has labels up to {int(labels.max())}, but [model] classes is {classes}: "
+                        f"set it to {int(labels.max()) + 1} or more")
+
+
 def contents(path: Path, source: str) -> bytes:
     """All bytes of a file; DataError where it cannot be read."""
     try:

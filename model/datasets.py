@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model import event_sets, image_sets
 from model.config import Config
-from model.dataset import Arrays, DataError, DataSet, Representation, Statistics, subfolders
+from model.dataset import Arrays, DataError, DataSet, Representation, Statistics, expect_labels, subfolders
 from model.pictures import PictureFolder
 
 __all__ = ["DATASETS", "Arrays", "DataError", "Representation", "data_root", "fitted", "folder_of", "folder_part", "margin",
@@ -139,9 +139,14 @@ def read(dataset: str, train: bool, root: str | Path | None = None, view: Repres
 
 
 def read_for(config: Config, train: bool, root: str | Path | None = None) -> Arrays:
-    """The training or test part of `config`'s data set as its network takes it, not yet padded; see `read`."""
+    """The training or test part of `config`'s data set as its network takes it, not yet padded; see `read`.
+
+    DataError also for labels that the network has no class for.
+    """
     folder_part(config, train, root)
-    return read(config.train.dataset, train, root, representation(config))
+    images, labels = read(config.train.dataset, train, root, representation(config))
+    expect_labels(labels, config.model.classes, config.train.dataset)
+    return images, labels
 
 
 def statistics(dataset: str, images: NDArray[np.uint8]) -> Statistics:

@@ -22,7 +22,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from model import checkpoint
-from model.data import Images, load, normalisation
+from model.command_line import command_line
+from model.data import Augment, Images, load, normalisation
 from model.views import Views, view_draws
 
 FORMAT = "mst-teacher"
@@ -144,18 +145,6 @@ class FilterMuon(torch.optim.Optimizer):
                 p.add_(orthogonal(update.reshape(len(p), -1)).view_as(p), alpha=-group["lr"])
 
 
-def _frames(images: Tensor, pad: int) -> Tensor:
-    """uint8 images [N, 3, H, W] -> [N, H + 2 pad, W + 2 pad, 3], padded by reflection."""
-    return functional.pad(images.float(), (pad,) * 4, mode="reflect").to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _crops(frames: Tensor, index: Tensor, corner: Tensor, flip: Tensor, side: int) -> Tensor:
-    line = torch.arange(side)
-    rows = corner[:, :1] + line
-    columns = corner[:, 1:] + torch.where(flip[:, None], side - 1 - line, line)
-    return frames[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
 class TeacherRun:
     """Training of the teacher in `folder`; resumes from `state.safetensors` there."""
 
@@ -170,8 +159,7 @@ class TeacherRun:
             self.net.whiten.weight.copy_(whitening(self.net.normalise(data.images[:5000])))
             assert self.net.whiten.bias is not None
             self.net.whiten.bias.zero_()
-        self.side = data.images.shape[-1]
-        self.frames = _frames(data.images, 2)
+        self.augment = Augment(data.images, 2)
         decay = config.weight_decay * config.batch
         filters = [p for p in self.net.groups.parameters() if p.ndim == 4]
         biases = [m.bias for m in self.net.modules() if isinstance(m, Norm)]
@@ -223,7 +211,7 @@ class TeacherRun:
         flip = first ^ bool(self.epoch % 2)
         for start in range(0, len(order) - config.batch + 1, config.batch):
             chosen = order[start:start + config.batch]
-            yield _crops(self.frames, chosen, corner[chosen], flip[chosen], self.side), self.labels[chosen]
+            yield self.augment.apply(chosen, corner[chosen], flip[chosen]), self.labels[chosen]
 
     def run_epoch(self) -> float:
         """One epoch; returns the mean loss."""
@@ -268,7 +256,7 @@ def teacher_logits(net: TeacherNet, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_accuracy(net: TeacherNet, data: Images, batch: int = 500) -> float:
+def measured_accuracy(net: TeacherNet, data: Images, batch: int = 500) -> float:
     """Share of `data` that the teacher classifies correctly, over six views of each image: itself, shifted by a pixel to two
     corners, and the mirror images of these (the published recipe's evaluation)."""
     net.eval()
@@ -287,21 +275,23 @@ def make_views(net: TeacherNet, data: Images, seed: int, pad: int, path: Path, d
     """Write the logits float16 [views, N, classes] of `views` augmented views of each training image to `path`; one view's
     file at a time is kept, so that an interrupted run goes on."""
     net.eval()
-    frames = _frames(data.images, pad)
+    augment = Augment(data.images, pad)
     found = []
     for view in range(views):
         part = path.with_name(f"{path.stem}.{view}.part.safetensors")
+        own = {"view": view, "seed": seed, "pad": pad, "teacher": digest}
         if part.exists():
-            found.append(checkpoint.read(part, FORMAT)[0]["logits"])
-            continue
+            kept, info = checkpoint.read(part, FORMAT)
+            if info == own:  # else it is another teacher's
+                found.append(kept["logits"])
+                continue
         corner, flip = view_draws(seed, view, len(data.labels), pad)
         logits = []
         for start in tqdm(range(0, len(data.labels), 500), desc=f"view {view + 1}/{views}", mininterval=10):
             index = torch.arange(start, min(start + 500, len(data.labels)))
-            images = _crops(frames, index, corner[index], flip[index], data.images.shape[-1])
-            logits.append(net(net.normalise(images)).half())
+            logits.append(net(net.normalise(augment.apply(index, corner[index], flip[index]))).half())
         found.append(torch.cat(logits))
-        checkpoint.write(part, {"logits": found[-1]}, FORMAT, {"view": view})
+        checkpoint.write(part, {"logits": found[-1]}, FORMAT, own)
     Views(torch.stack(found), seed, pad, digest).save(path)
     for view in range(views):
         path.with_name(f"{path.stem}.{view}.part.safetensors").unlink(missing_ok=True)
@@ -321,10 +311,11 @@ def train_teacher(config: TeacherConfig, folder: Path, root: str | None) -> None
     run = TeacherRun(config, load(config.dataset, True, root), folder)
     while run.epoch < config.epochs:
         tqdm.write(f"epoch {run.epoch + 1}: loss {run.run_epoch():.4f}, {run.seconds:.0f} s of processor time")
-    accuracy = test_accuracy(run.net, load(config.dataset, False, root))
+    accuracy = measured_accuracy(run.net, load(config.dataset, False, root))
     print(json.dumps({"test_accuracy": accuracy, "epochs": run.epoch, "processor_seconds": round(run.seconds)}))
 
 
+@command_line()
 def main(argv: list[str] | None = None) -> int:
     """`python -m model.teacher`: train, then write the views."""
     parser = argparse.ArgumentParser(prog="python -m model.teacher", description=__doc__)
@@ -334,6 +325,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--views", type=int, default=VIEWS, help="augmented views whose logits are kept (default: 8)")
     parser.add_argument("-o", "--output", help="file of the views (default: in the run's folder)")
     args = parser.parse_args(argv)
+    for flag, value in (("--epochs", args.epochs), ("--views", args.views)):
+        if value < 1:
+            raise ValueError(f"{flag} must be at least 1, not {value}")
     torch.set_num_threads(1)
     folder = Path(args.runs) / "cifar10-teacher"
     config = TeacherConfig(epochs=args.epochs)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from model.config import Config
 from model.data import Augment, Images, enlarged, fit, normalisation
-from model.dataset import Statistics
-from model.datasets import DATASETS, DataError, enlargement
+from model.dataset import Statistics, expect_labels
+from model.datasets import DATASETS, enlargement
 from model.holdout import split
 from model.stream import StreamedAugment, StreamedPictures
 
@@ -35,10 +35,7 @@ def parts(config: Config, labels: Tensor) -> tuple[Tensor, Tensor]:
     settings = config.train
     if len(labels) - settings.holdout < 1:
         raise TrainingError(f"[train] holdout = {settings.holdout} leaves none of {len(labels)} images to train on: lower it")
-    largest = int(labels.max())
-    if largest >= config.model.classes:
-        raise DataError(f"{settings.dataset} has labels up to {largest}, but [model] classes is {config.model.classes}: "
-                        f"set it to {largest + 1} or more")
+    expect_labels(labels.numpy(), config.model.classes, settings.dataset)
     try:
         train, held = split(labels.numpy(), settings.holdout, settings.split)
     except ValueError as error:

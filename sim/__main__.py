@@ -15,6 +15,7 @@ from model import config as configuration
 from model import datasets
 from model.command_line import command_line
 from model.config import Config, ConfigError
+from model.dataset import expect_labels
 from model.masking import SpikeMask
 from quantize.random_network import random_images
 from sim import images as image_files
@@ -78,9 +79,9 @@ def load_images(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.ui
         raise ConfigError(f"--images must be at least 1, not {count}")
     if args.random_weights is not None and args.images_file is None:
         return random_images(config.model, args.random_weights, count), None
-    if args.images_file is not None:
-        return image_files.load(args.images_file, count)
-    return image_files.of(config, count)
+    images, labels = image_files.of(config, count) if args.images_file is None else image_files.load(args.images_file, count)
+    expect_labels(labels, config.model.classes, args.images_file or config.train.dataset)
+    return images, labels
 
 
 def load_test_set(config: Config, args: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
