@@ -56,11 +56,11 @@ def test_images_are_spread_over_the_classes_and_only_they_are_decoded(
             (folder / f"{number}.JPEG").touch()
     decoded: list[int] = []
 
-    def image(self: object, index: int, side: int) -> np.ndarray:
+    def image(self: object, index: int, side: int, channels: int = 3) -> np.ndarray:
         decoded.append(index)
-        return np.full((3, side, side), index, np.uint8)
+        return np.full((channels, side, side), index, np.uint8)
 
-    monkeypatch.setattr("model.image_sets.ImageFolder.image", image)
+    monkeypatch.setattr("model.pictures.PictureFolder.image", image)
     model = from_state_dict(states.random_state(seed=1, dtype=torch.float32), 16)
     files.save(tmp_path / "r.safetensors", model, {"config": {}})
     arguments = ["reference", str(tmp_path / "r.safetensors"), "--dataset", "imagenet", "--data", str(tmp_path), "--steps", "1"]
